@@ -1,0 +1,68 @@
+/** Encodings shared by the digest, the seal and the screens. Pure; integers are little-endian. */
+import { timingSafeEqual } from "node:crypto";
+import { VramError } from "./errors.ts";
+
+/** Lower-case hex of `bytes`. */
+export function toHex(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("hex");
+}
+
+/** Bytes of a hex string of exactly `byteLength` bytes, any case; `INVALID_ARGUMENT` otherwise. */
+export function fromHex(text: string, byteLength: number, name: string): Uint8Array {
+  if (text.length !== byteLength * 2 || !/^[0-9a-fA-F]*$/.test(text)) {
+    throw new VramError("INVALID_ARGUMENT", `${name} must be ${byteLength * 2} hex digits`, {
+      details: { argument: name },
+    });
+  }
+  return new Uint8Array(Buffer.from(text, "hex"));
+}
+
+/** 4 bytes, little-endian. `value` is an integer in [0, 2^32). */
+export function u32le(value: number): Uint8Array {
+  const out = new Uint8Array(4);
+  new DataView(out.buffer).setUint32(0, value, true);
+  return out;
+}
+
+/** 8 bytes, little-endian. `value` is a non-negative safe integer. */
+export function u64le(value: number): Uint8Array {
+  const out = new Uint8Array(8);
+  new DataView(out.buffer).setBigUint64(0, BigInt(value), true);
+  return out;
+}
+
+/** The parts joined, each behind its byte count as u32-LE: unambiguous by construction. */
+export function frame(parts: readonly Uint8Array[]): Uint8Array {
+  return Buffer.concat(parts.flatMap((part) => [u32le(part.byteLength), part]));
+}
+
+/** Constant-time equality; lengths are not secret and differ at once. */
+export function constantTimeEqual(a: Uint8Array, b: Uint8Array): boolean {
+  return a.byteLength === b.byteLength && timingSafeEqual(a, b);
+}
+
+/** `value` rounded up to a multiple of `unit`; both positive safe integers. */
+export function roundUp(value: number, unit: number): number {
+  return Math.ceil(value / unit) * unit;
+}
+
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
+
+/** A byte count for people: `378.2 KiB`. Programs get the number. */
+export function formatBytes(byteLength: number): string {
+  let value = byteLength;
+  let unit = 0;
+  while (value >= 1024 && unit < UNITS.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return unit === 0 ? `${value} B` : `${value.toFixed(1)} ${UNITS[unit] ?? ""}`;
+}
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu;
+
+/** Text safe to print: control and bidirectional characters become `\u{…}`. */
+export function printable(text: string): string {
+  return text.replace(CONTROL, (char) => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`);
+}

@@ -1,0 +1,21 @@
+/** Time as the journey sees it: a wall clock for records, a monotonic one for freshness and deadlines. */
+import { setTimeout as sleep } from "node:timers/promises";
+
+/** A source of time. Tests and fault sweeps supply their own. */
+export interface Clock {
+  /** Milliseconds since 1970; may jump. Only written down, never subtracted. */
+  wallMs(): number;
+  /** Milliseconds since an arbitrary start; never goes back. Ends with the process. */
+  monotonicMs(): number;
+  /** Resolves after about `ms` milliseconds. */
+  sleep(ms: number): Promise<void>;
+}
+
+/** The machine's clocks. */
+export const systemClock: Clock = {
+  wallMs: () => Date.now(),
+  monotonicMs: () => performance.now(),
+  sleep: async (ms) => {
+    await sleep(ms);
+  },
+};

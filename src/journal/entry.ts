@@ -1,0 +1,138 @@
+/**
+ * What can happen, as data: one discriminated union. `durable` entries are what an audit log must hold before the
+ * operation may go on; `transient` ones are narration, progress and figures. Stages append entries and nothing else;
+ * the story of `vram try` (later: audit log, narration, metrics, feed) only reads them. No pointer, key or path is
+ * ever part of an entry.
+ */
+import type { ErrorCode } from "../errors.ts";
+
+/** Where something happened. */
+export interface DeviceRef {
+  readonly ordinal: number;
+  readonly uuid: string;
+}
+
+/** Damage found by a verification: always whole 512 KiB ranges of the shard, in bytes. */
+export interface DamagedRange {
+  readonly offset: number;
+  readonly byteLength: number;
+}
+
+export type VerificationFailure = "mismatch" | "mac" | "facts" | "unreadable" | "invalid" | "device";
+
+/** Entries an audit log keeps. Names as in design §5. */
+export type DurableBody =
+  | { readonly type: "vram_allocated"; readonly device: DeviceRef; readonly name: string; readonly byteLength: number }
+  | {
+      readonly type: "vram_allocation_failed";
+      readonly device: DeviceRef;
+      readonly name: string;
+      readonly bytesNeeded: number;
+      readonly bytesAvailable: number;
+      readonly code: ErrorCode;
+    }
+  | {
+      readonly type: "vram_deallocated";
+      readonly device: DeviceRef;
+      readonly name: string;
+      readonly byteLength: number;
+      readonly because: "evicted" | "undone" | "closed";
+      readonly zeroed: boolean;
+      /** Why the memory was not zeroed, when it was not. */
+      readonly reason?: string;
+    }
+  | {
+      readonly type: "vram_sealed";
+      readonly device: DeviceRef;
+      readonly shardId: string;
+      readonly name: string;
+      readonly byteLength: number;
+      readonly digest: string;
+      readonly comparedWith: "expected" | "witnessed";
+      readonly sequence: number;
+    }
+  | {
+      readonly type: "seal_verified";
+      readonly device: DeviceRef;
+      readonly shardId: string;
+      readonly name: string;
+      readonly digest: string;
+      readonly bytesCovered: number;
+      readonly durationMs: number;
+      readonly salt?: string;
+      readonly saltedDigest?: string;
+    }
+  | {
+      readonly type: "seal_verification_failed";
+      readonly device: DeviceRef;
+      readonly shardId: string;
+      readonly name: string;
+      readonly failure: VerificationFailure;
+      readonly message: string;
+      readonly ranges: readonly DamagedRange[];
+      readonly tensors: readonly string[];
+    }
+  | { readonly type: "seal_refused"; readonly device: DeviceRef; readonly shardId: string; readonly reason: string }
+  | {
+      readonly type: "policy_violation";
+      readonly device: DeviceRef;
+      readonly rule: string;
+      readonly expected: string;
+      readonly actual: string;
+    }
+  | { readonly type: "worker_stopped"; readonly device: DeviceRef; readonly reason: string }
+  | { readonly type: "worker_resumed"; readonly device: DeviceRef; readonly reason: string };
+
+/** Entries nobody keeps. */
+export type TransientBody =
+  | {
+      readonly type: "device_opened";
+      readonly device: DeviceRef;
+      readonly name: string;
+      readonly backend: string;
+      readonly bytesTotal: number;
+    }
+  | { readonly type: "device_lost"; readonly device: DeviceRef; readonly code: ErrorCode }
+  | {
+      readonly type: "source_opened";
+      readonly name: string;
+      readonly format: string;
+      readonly byteLength: number;
+      readonly tensorCount: number;
+    }
+  | {
+      readonly type: "capacity_reserved";
+      readonly device: DeviceRef;
+      readonly name: string;
+      readonly byteLength: number;
+      readonly bytesFree: number;
+    }
+  | { readonly type: "upload_progressed"; readonly name: string; readonly bytesDone: number; readonly bytesTotal: number }
+  | {
+      readonly type: "uploaded";
+      readonly name: string;
+      readonly byteLength: number;
+      readonly durationMs: number;
+      readonly comparedWith: "expected" | "witnessed";
+    }
+  | { readonly type: "facts_checked"; readonly device: DeviceRef; readonly name: string; readonly access: string }
+  | {
+      readonly type: "measured";
+      readonly device: DeviceRef;
+      readonly name: string;
+      readonly digest: string;
+      readonly bytesCovered: number;
+      readonly durationMs: number;
+    }
+  | { readonly type: "release_failed"; readonly what: string; readonly message: string }
+  | { readonly type: "entry_unrecorded"; readonly lost: string; readonly message: string };
+
+export type EntryBody = DurableBody | TransientBody;
+
+/** An entry as readers receive it. */
+export type Entry = EntryBody & {
+  /** 1, 2, … within this journal. */
+  readonly seq: number;
+  readonly timeMs: number;
+  readonly durability: "durable" | "transient";
+};

@@ -1,0 +1,44 @@
+/** Every bound of the system, with its arithmetic beside it. Units are in the names. */
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+const GIB = 1024 * MIB;
+
+export const LIMITS = {
+  /** VMM granule of every NVIDIA GPU so far (`cuMemGetAllocationGranularity`, minimum). */
+  granuleBytes: 2 * MIB,
+  /** Default capacity of an emulated device. */
+  emulatedBytes: 2 * GIB,
+  /** At most this many emulated devices; a screen of them is enough for any test. */
+  emulatedDevices: 16,
+  /** Model size limit unless configured: 100 GB (VR-MEM-06). */
+  maxModelBytes: 100_000_000_000,
+  /** Staging ring: 4 slots, so that reading, hashing and copying overlap with one to spare. */
+  ringSlots: 4,
+  /** 4 × 32 MiB = 128 MiB pinned, half of the 256 MiB that sealing may take (VR-MEM-08). */
+  ringSlotBytes: 32 * MIB,
+  /** A tree is measured in windows of this many bytes: 4 GiB ÷ 4096 × 32 = 32 MiB of scratch (design §7). */
+  measureWindowBytes: 4 * GIB,
+  /** Never promised to anyone: 64 MiB, or 1/32 of a small device. */
+  headroomBytes: 64 * MIB,
+  /** Header of a safetensors file (VR-IN-02); configurable up to the second figure. */
+  safetensorsHeaderBytes: 16 * MIB,
+  safetensorsHeaderBytesMax: 100 * MIB,
+  /** Header of a GGUF file: the largest vocabularies take about 10 MiB. */
+  ggufHeaderBytes: 64 * MIB,
+  /** Tensors in one file; the largest published models have about 100,000. */
+  tensorCount: 1_000_000,
+  /** Shards of one set; the largest published models have about 300. */
+  setMembers: 4096,
+  /** Names (design §5). */
+  nameBytes: 1024,
+  /** Ids (design §5). */
+  idLength: 256,
+  /** Damaged ranges, tensors and blocks listed in one report; beyond it only their number. */
+  reportedRanges: 64,
+  /** Damaged byte offsets listed per 4 KiB block. */
+  reportedOffsets: 16,
+  /** Deadline of a wait on the device: 30 × the estimate at 1 GB/s, plus 10 s (design §8, issue of the service). */
+  deviceFloorMs: 10_000,
+  deviceMsPerGib: 30_000,
+} as const;

@@ -1,0 +1,28 @@
+import { defineConfig } from "vitest/config";
+
+// One project per tier of tests (STYLE.md). An empty tier is allowed: border and device arrive with the native driver.
+const tier = (name: string, extra: object = {}) => ({
+  test: { name, include: [`test/${name}/**/*.test.ts`], testTimeout: 60_000, hookTimeout: 60_000, ...extra },
+});
+
+export default defineConfig({
+  test: {
+    passWithNoTests: true,
+    projects: [
+      tier("unit"),
+      tier("property", { testTimeout: 300_000 }),
+      tier("journey", { testTimeout: 300_000 }),
+      tier("crash", { testTimeout: 120_000 }),
+      tier("border"),
+      tier("device"),
+    ],
+    coverage: {
+      provider: "v8",
+      include: ["src/**/*.ts"],
+      // Entry files of threads and processes: at most 15 lines, run only on dist (a house rule checks both).
+      exclude: ["src/hash/pool-thread.ts", "src/cli/bin.ts"],
+      reporter: ["text-summary", "json-summary", "json"],
+      thresholds: { lines: 95, branches: 90 },
+    },
+  },
+});
