@@ -43,8 +43,12 @@ export function requireRange(offset: number, byteLength: number, limit: number, 
     offset <= limit &&
     byteLength <= limit - offset;
   if (!valid) {
-    throw new VramError("OUT_OF_BOUNDS", `${what}: offset ${offset} + length ${byteLength} is not within ${limit} bytes`, {
-      details: { offset, byteLength, limit },
-    });
+    throw new VramError(
+      "OUT_OF_BOUNDS",
+      `${what}: offset ${offset} + length ${byteLength} is not within ${limit} bytes`,
+      {
+        details: { offset, byteLength, limit },
+      },
+    );
   }
 }

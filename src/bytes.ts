@@ -41,6 +41,18 @@ export function constantTimeEqual(a: Uint8Array, b: Uint8Array): boolean {
   return a.byteLength === b.byteLength && timingSafeEqual(a, b);
 }
 
+/**
+ * RFC 8785 (JCS) form of plain data: keys sorted by UTF-16 code units, no white space. `JSON.stringify` already writes
+ * numbers and strings as the RFC asks, since it follows ECMAScript.
+ */
+export function canonicalJson(value: unknown): string {
+  const sorted = (_key: string, part: unknown): unknown =>
+    typeof part === "object" && part !== null && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : part;
+  return JSON.stringify(value, sorted);
+}
+
 /** `value` rounded up to a multiple of `unit`; both positive safe integers. */
 export function roundUp(value: number, unit: number): number {
   return Math.ceil(value / unit) * unit;

@@ -32,11 +32,9 @@ export const ERROR_TABLE = {
     "the path does not lead to a file that may be read",
     "give a regular file under an allowed root, readable by this user",
   ),
-  SOURCE_CHANGED: row(
-    "the file changed while it was being read",
-    "wait until the file is complete, then try again",
-    { retriable: true },
-  ),
+  SOURCE_CHANGED: row("the file changed while it was being read", "wait until the file is complete, then try again", {
+    retriable: true,
+  }),
   SOURCE_READ_FAILED: row("reading the source failed", "check the disk and the file, then try again", {
     retriable: true,
   }),
@@ -70,6 +68,10 @@ export const ERROR_TABLE = {
     "a part of the shard's memory could not be read",
     "check the GPU's error counters, restart, then seal again",
     { fatal: true },
+  ),
+  REGISTRY_CORRUPT: row(
+    "our own record of a shard does not carry a valid mac",
+    "something wrote to this process's memory: restart on a machine you trust, then seal again",
   ),
   SEAL_REFUSED: row("the seal was refused", "use the seal that the last seal call of this instance returned"),
   OUT_OF_VRAM: row("not enough VRAM", "evict a shard or stop another process on this GPU, then try again", {

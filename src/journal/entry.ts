@@ -107,7 +107,12 @@ export type TransientBody =
       readonly byteLength: number;
       readonly bytesFree: number;
     }
-  | { readonly type: "upload_progressed"; readonly name: string; readonly bytesDone: number; readonly bytesTotal: number }
+  | {
+      readonly type: "upload_progressed";
+      readonly name: string;
+      readonly bytesDone: number;
+      readonly bytesTotal: number;
+    }
   | {
       readonly type: "uploaded";
       readonly name: string;

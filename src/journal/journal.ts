@@ -46,7 +46,7 @@ export function createJournal(clock: Clock): Journal {
   };
 
   const note = (body: TransientBody): void => {
-    offer(stamp(body, "transient"));
+    void offer(stamp(body, "transient"));
   };
 
   const append = async (body: DurableBody): Promise<void> => {
@@ -64,7 +64,11 @@ export function createJournal(clock: Clock): Journal {
     note,
     appendAnyway: async (body) => {
       await append(body).catch((error: unknown) => {
-        note({ type: "entry_unrecorded", lost: body.type, message: error instanceof Error ? error.message : "unknown" });
+        note({
+          type: "entry_unrecorded",
+          lost: body.type,
+          message: error instanceof Error ? error.message : "unknown",
+        });
       });
     },
     attach: (reader) => {

@@ -1,0 +1,147 @@
+/**
+ * The process boundary (design §2, decision 7): asynchronous methods, plain data in and out, ids instead of handles.
+ * Here a device is local; in the service it will be one child process per GPU behind this same interface. Keys,
+ * policy and registry never live behind it.
+ */
+import type { AllocationProperties, Backend, Tenant } from "../cuda/driver.ts";
+import type { Access } from "../cuda/driver.ts";
+import type { FormatOptions, SourceInfo, SourceSpec } from "../source/source.ts";
+
+/** What the driver says of a device; asked once, at open. */
+export interface DeviceFacts {
+  readonly integrated: boolean;
+  /** `/dev/dxg` is there: WDDM pages VRAM while every attribute reads clean. */
+  readonly wddm: boolean;
+  readonly virtualMemoryManagement: boolean;
+  readonly mps: boolean;
+  /** Reported, never refused on: 1 on ordinary Linux with HMM. */
+  readonly pageableMemoryAccess: boolean;
+  readonly unifiedAddressing: boolean;
+  readonly managedMemory: boolean;
+  readonly posixFileDescriptorHandles: boolean;
+  readonly eccEnabled: boolean;
+}
+
+export interface DeviceInfo {
+  readonly ordinal: number;
+  readonly uuid: string;
+  readonly name: string;
+  readonly backend: Backend;
+  /** 13000 is CUDA 13.0. */
+  readonly driverVersion: number;
+  readonly computeCapability: string;
+  readonly bytesTotal: number;
+  readonly granuleBytes: number;
+  readonly l2CacheBytes: number;
+  readonly facts: DeviceFacts;
+}
+
+export interface DeviceMemory {
+  readonly bytesTotal: number;
+  readonly bytesFree: number;
+  /** Who else holds memory there, as far as it can be known. */
+  readonly tenants: readonly Tenant[];
+}
+
+/** What the driver says of one allocation and its main mapping; asked every time. */
+export interface AllocationFacts {
+  readonly allocationType: "pinned" | "managed" | "unknown";
+  readonly locationType: "device" | "host" | "unknown";
+  readonly memoryType: "device" | "host" | "unified" | "unknown";
+  readonly managed: boolean | "unknown";
+  readonly ordinalMatches: boolean;
+  readonly mainAccess: Access | "unknown";
+  readonly sizeMatches: boolean;
+  /** Reported, never refused on: true on coherent machines. */
+  readonly hostPointerKnown: boolean;
+  readonly properties: AllocationProperties;
+}
+
+export type AllocationId = number;
+export type SourceId = number;
+
+export interface OpenedSourceInfo extends SourceInfo {
+  readonly sourceId: SourceId;
+}
+
+export interface UploadRequest {
+  readonly sourceId: SourceId;
+  readonly allocationId: AllocationId;
+  /** Digest the bytes that go into the ring (the `witnessed` way). */
+  readonly witness: boolean;
+  /** Also compute their plain SHA-256. */
+  readonly sha256: boolean;
+}
+
+/** What only a caller in the same process can give; a process boundary turns it into messages. */
+export interface UploadWatch {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (bytesDone: number) => void;
+}
+
+export interface UploadResult {
+  readonly byteLength: number;
+  readonly durationMs: number;
+  /** fs-verity digest of the bytes that were read, if witnessed. */
+  readonly digest?: Uint8Array;
+  readonly sha256?: Uint8Array;
+}
+
+/** A tree measured from the bytes in VRAM. */
+export interface Measurement {
+  readonly digest: Uint8Array;
+  /** Level 1, 32 bytes per 512 KiB. */
+  readonly kept: Uint8Array;
+  readonly bytesCovered: number;
+  readonly durationMs: number;
+  /** Launch windows, each with its own poison and canaries. */
+  readonly windows: number;
+}
+
+export interface LocateRequest {
+  readonly allocationId: AllocationId;
+  /** Offsets of damaged 512 KiB ranges, in bytes. */
+  readonly rangeOffsets: readonly number[];
+  /** The sealed level 1, already checked against the sealed digest. */
+  readonly kept: Uint8Array;
+  /** Where the bytes came from, if that can be read again. */
+  readonly source?: SourceSpec;
+}
+
+/** One damaged 4 KiB block. Offsets count from the start of the shard, in bytes. */
+export interface DamagedBlock {
+  readonly offset: number;
+  readonly byteLength: number;
+  /** How many bytes differ, and the first of them. */
+  readonly differing: number;
+  readonly byteOffsets: readonly number[];
+}
+
+export type Located =
+  | { readonly precision: "range"; readonly because: string }
+  | { readonly precision: "block"; readonly blocks: readonly DamagedBlock[]; readonly blockCount: number };
+
+export type FreeResult = { readonly zeroed: true } | { readonly zeroed: false; readonly reason: string };
+
+/** One device. Errors are `VramError`s; after one that is `fatal` every call is refused with it. */
+export interface Device {
+  readonly info: DeviceInfo;
+  memory(): Promise<DeviceMemory>;
+  /** Opens and checks a source, in the process that will pump it. */
+  openSource(spec: SourceSpec, options: FormatOptions): Promise<OpenedSourceInfo>;
+  closeSource(sourceId: SourceId): Promise<void>;
+  /** Allocates and maps read-only. Contents are undefined until uploaded. */
+  allocate(byteLength: number): Promise<AllocationId>;
+  /** Reads the source to its end into the allocation. On failure the allocation's contents are undefined. */
+  upload(request: UploadRequest, watch: UploadWatch): Promise<UploadResult>;
+  /** Digests a source on the host without uploading it. */
+  digestSource(sourceId: SourceId, sha256: boolean, watch: UploadWatch): Promise<UploadResult>;
+  facts(allocationId: AllocationId): Promise<AllocationFacts>;
+  /** Measures the whole allocation where it lies; with `salt` (1–32 bytes) the salted tree. */
+  measure(allocationId: AllocationId, salt?: Uint8Array): Promise<Measurement>;
+  /** Names damage as closely as it can. */
+  locate(request: LocateRequest): Promise<Located>;
+  /** Zeroes and frees. Never throws; a second call says it was gone. */
+  free(allocationId: AllocationId): Promise<FreeResult>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,63 @@
+/** The driver's answers as facts with names: what the policy judges, what `doctor` shows. Nothing is decided here. */
+import type { CudaDriver, DeviceAttribute } from "../cuda/driver.ts";
+import { type Allocation, accessName } from "../handles/allocation.ts";
+import type { AllocationFacts, DeviceFacts, DeviceInfo } from "./device.ts";
+
+/** Facts of a device. `wddm`: whether `/dev/dxg` exists, which no driver attribute tells. */
+export function readDeviceFacts(driver: CudaDriver, cuDevice: number, wddm: boolean): DeviceFacts {
+  const is = (attribute: DeviceAttribute): boolean => driver.device.attribute(cuDevice, attribute) !== 0;
+  return {
+    integrated: is("integrated"),
+    wddm,
+    virtualMemoryManagement: is("virtualMemoryManagement"),
+    mps: is("mpsEnabled"),
+    pageableMemoryAccess: is("pageableMemoryAccess"),
+    unifiedAddressing: is("unifiedAddressing"),
+    managedMemory: is("managedMemory"),
+    posixFileDescriptorHandles: is("posixFileDescriptorHandles"),
+    eccEnabled: is("eccEnabled"),
+  };
+}
+
+/** Everything about a device that does not change while it is open. */
+export function readDeviceInfo(driver: CudaDriver, ordinal: number, wddm: boolean): DeviceInfo {
+  const cuDevice = driver.device.get(ordinal);
+  const attribute = (name: DeviceAttribute): number => driver.device.attribute(cuDevice, name);
+  return {
+    ordinal,
+    uuid: driver.device.uuid(cuDevice),
+    name: driver.device.name(cuDevice),
+    backend: driver.backend,
+    driverVersion: driver.version,
+    computeCapability: `${attribute("computeCapabilityMajor")}.${attribute("computeCapabilityMinor")}`,
+    bytesTotal: driver.device.totalMemory(cuDevice),
+    granuleBytes: driver.memory.granularity(cuDevice),
+    l2CacheBytes: attribute("l2CacheBytes"),
+    facts: readDeviceFacts(driver, cuDevice, wddm),
+  };
+}
+
+const MEMORY_TYPES: Record<number, AllocationFacts["memoryType"]> = { 1: "host", 2: "device", 4: "unified" };
+const ALLOCATION_TYPES: Record<number, AllocationFacts["allocationType"]> = { 1: "pinned", 2: "managed" };
+const LOCATION_TYPES: Record<number, AllocationFacts["locationType"]> = { 1: "device", 2: "host", 3: "host" };
+
+/** Facts of one allocation, asked of the driver now. Two witnesses of the access must agree, or it is `unknown`. */
+export function readAllocationFacts(allocation: Allocation, cuDevice: number): AllocationFacts {
+  const raw = allocation.facts();
+  const byMapping = accessName(raw.mappingAccess);
+  return {
+    allocationType: ALLOCATION_TYPES[raw.allocationType] ?? "unknown",
+    locationType: LOCATION_TYPES[raw.locationType] ?? "unknown",
+    memoryType: raw.memoryType === undefined ? "unknown" : (MEMORY_TYPES[Number(raw.memoryType)] ?? "unknown"),
+    managed: raw.isManaged === undefined ? "unknown" : raw.isManaged !== 0n,
+    ordinalMatches: raw.locationId === cuDevice && raw.deviceOrdinal === BigInt(cuDevice),
+    mainAccess: byMapping === accessName(raw.pointerAccess) ? byMapping : "unknown",
+    sizeMatches: raw.rangeBytes === BigInt(allocation.mappedBytes),
+    hostPointerKnown: raw.hostPointerKnown,
+    properties: {
+      allocationType: raw.allocationType,
+      locationType: raw.locationType,
+      locationId: raw.locationId,
+    },
+  };
+}

@@ -1,0 +1,269 @@
+/**
+ * A device in this process: handles behind ids, one upload and one measurement at a time, and one memory of a fatal
+ * error. After a fatal error every call is refused with it; frees then only drop references, because a lost context
+ * cannot zero anything, and after a stall nothing is freed at all, because the device may still be writing.
+ */
+import { present, requireInteger, requireRange } from "../assert.ts";
+import type { Clock } from "../clock.ts";
+import type { CudaDriver } from "../cuda/driver.ts";
+import { Mutex, type ReleaseFailureReporter, UndoStack } from "../dispose.ts";
+import { toVramError, VramError } from "../errors.ts";
+import { type Allocation, openAllocation } from "../handles/allocation.ts";
+import { type DeviceContext, openContext } from "../handles/context.ts";
+import { openHashKernel } from "../handles/kernel.ts";
+import type { Mapped, Pinned } from "../handles/mapped.ts";
+import { openPinned } from "../handles/pinned.ts";
+import { openStream, type Stream } from "../handles/stream.ts";
+import { BLOCK_BYTES } from "../hash/geometry.ts";
+import type { HashPool } from "../hash/pool.ts";
+import { LIMITS } from "../limits.ts";
+import type { FileSystem } from "../source/file.ts";
+import { type OpenedSource, openSource } from "../source/source.ts";
+import { digestOpened } from "../staging/digest.ts";
+import { pump } from "../staging/pump.ts";
+import { openRing, type PinnedRing } from "../staging/ring.ts";
+import { createWitness, type Witness } from "../staging/witness.ts";
+import type { AllocationId, Device, DeviceInfo, FreeResult, SourceId, UploadRequest, UploadResult, UploadWatch } from "./device.ts";
+import { readAllocationFacts, readDeviceInfo } from "./facts.ts";
+import { locateDamage } from "./locate.ts";
+import { type Meter, openMeter } from "./measure.ts";
+
+export interface LocalDeviceOptions {
+  readonly driver: CudaDriver;
+  readonly ordinal: number;
+  readonly clock: Clock;
+  readonly pool: HashPool;
+  readonly fs: FileSystem;
+  /** The hashing kernel: PTX, or the emulated driver's stand-in. */
+  readonly kernelImage: Uint8Array;
+  readonly report: ReleaseFailureReporter;
+  readonly wddm?: boolean;
+  readonly ringSlots?: number;
+  readonly ringSlotBytes?: number;
+  readonly measureWindowBytes?: number;
+}
+
+/** A device of this process; `withWritable` is how tests and `vram try --tamper` change sealed bytes. */
+export interface LocalDevice extends Device {
+  /** Flips one bit of an allocation through a writable alias. Offset in bytes, bit 0–7. */
+  flipBit(allocationId: AllocationId, offset: number, bit: number): Promise<void>;
+}
+
+/** What an open device holds; opened together, closed in reverse. */
+interface Parts {
+  readonly context: DeviceContext;
+  readonly uploads: Stream;
+  readonly chores: Stream;
+  readonly block: Pinned;
+  readonly ring: PinnedRing;
+  readonly meter: Meter;
+}
+
+async function openParts(options: LocalDeviceOptions, undo: UndoStack): Promise<Parts> {
+  const context = openContext(options.driver, options.ordinal, options.clock, options.report);
+  undo.defer("context", () => context.close());
+  const uploads = openStream(context);
+  undo.defer("upload stream", () => uploads.close());
+  const chores = openStream(context);
+  undo.defer("chore stream", () => chores.close());
+  const block = openPinned(context, BLOCK_BYTES);
+  undo.defer("block buffer", () => block.close());
+  const slots = options.ringSlots ?? LIMITS.ringSlots;
+  const ring = openRing(context, uploads, slots, options.ringSlotBytes ?? LIMITS.ringSlotBytes);
+  undo.defer("ring", () => ring.close());
+  const kernel = openHashKernel(context, options.kernelImage);
+  undo.defer("kernel", () => kernel.close());
+  const meter = await openMeter(context, kernel, options.measureWindowBytes ?? LIMITS.measureWindowBytes);
+  undo.defer("meter", () => meter.close());
+  return { context, uploads, chores, block, ring, meter };
+}
+
+function uploadResult(byteLength: number, durationMs: number, witness: Witness): UploadResult {
+  const { tree, sha256 } = witness.result();
+  return {
+    byteLength,
+    durationMs,
+    ...(tree === undefined ? {} : { digest: tree.digest }),
+    ...(sha256 === undefined ? {} : { sha256 }),
+  };
+}
+
+class OpenLocalDevice implements LocalDevice {
+  readonly info: DeviceInfo;
+  readonly #options: LocalDeviceOptions;
+  readonly #parts: Parts;
+  readonly #undo: UndoStack;
+  readonly #allocations = new Map<AllocationId, Allocation>();
+  readonly #sources = new Map<SourceId, OpenedSource>();
+  readonly #uploading = new Mutex();
+  readonly #measuring = new Mutex();
+  readonly #blockUse = new Mutex();
+  #lastId = 0;
+  #fatal: VramError | undefined;
+  #open = true;
+
+  constructor(info: DeviceInfo, options: LocalDeviceOptions, parts: Parts, undo: UndoStack) {
+    this.info = info;
+    this.#options = options;
+    this.#parts = parts;
+    this.#undo = undo;
+  }
+
+  /** Refuses after a fatal error, and remembers the first one. */
+  async #guard<T>(task: () => Promise<T>): Promise<T> {
+    if (!this.#open) throw new VramError("CLOSED", "the device is closed");
+    if (this.#fatal !== undefined) {
+      throw new VramError("DEVICE_LOST", "the device was lost earlier", { cause: this.#fatal });
+    }
+    try {
+      return await task();
+    } catch (thrown) {
+      const error = toVramError(thrown);
+      if (error.fatal) this.#fatal ??= error;
+      throw error;
+    }
+  }
+
+  #allocation(id: AllocationId): Allocation {
+    return present(this.#allocations.get(id), `allocation ${id}`);
+  }
+
+  memory() {
+    return this.#guard(async () =>
+      this.#parts.context.run((driver) => ({
+        ...driver.context.memoryInfo(),
+        tenants: driver.device.tenants(this.#parts.context.cuDevice),
+      })),
+    );
+  }
+
+  openSource(...[spec, options]: Parameters<Device["openSource"]>) {
+    return this.#guard(async () => {
+      const source = await openSource(spec, options, this.#options.fs);
+      this.#lastId += 1;
+      this.#sources.set(this.#lastId, source);
+      return { ...source.info, sourceId: this.#lastId };
+    });
+  }
+
+  async closeSource(sourceId: SourceId): Promise<void> {
+    const source = this.#sources.get(sourceId);
+    this.#sources.delete(sourceId);
+    await source?.close();
+  }
+
+  allocate(byteLength: number) {
+    return this.#guard(async () => {
+      requireInteger(byteLength, "byteLength", 1, Number.MAX_SAFE_INTEGER);
+      const allocation = openAllocation(this.#parts.context, byteLength, "read");
+      this.#lastId += 1;
+      this.#allocations.set(this.#lastId, allocation);
+      return this.#lastId;
+    });
+  }
+
+  upload(request: UploadRequest, watch: UploadWatch) {
+    const { context, uploads, ring } = this.#parts;
+    return this.#uploading.run(() =>
+      this.#guard(async () => {
+        const source = present(this.#sources.get(request.sourceId), "the source");
+        const allocation = this.#allocation(request.allocationId);
+        requireRange(0, source.info.byteLength, allocation.byteLength, "upload");
+        const start = context.clock.monotonicMs();
+        const witness = createWitness(this.#options.pool, source.info.byteLength, {
+          tree: request.witness,
+          sha256: request.sha256,
+        });
+        await allocation.withWritableAlias(uploads, (alias) => pump(source, alias, uploads, ring, witness, watch));
+        return uploadResult(source.info.byteLength, context.clock.monotonicMs() - start, witness);
+      }),
+    );
+  }
+
+  digestSource(sourceId: SourceId, sha256: boolean, watch: UploadWatch) {
+    return this.#guard(async () => {
+      const source = present(this.#sources.get(sourceId), "the source");
+      const start = this.#options.clock.monotonicMs();
+      const digested = await digestOpened(source, this.#options.pool, { tree: true, sha256 }, watch);
+      const durationMs = this.#options.clock.monotonicMs() - start;
+      return uploadResult(source.info.byteLength, durationMs, {
+        start: async () => undefined,
+        finish: async () => undefined,
+        result: () => digested,
+      });
+    });
+  }
+
+  facts(allocationId: AllocationId) {
+    return this.#guard(async () => readAllocationFacts(this.#allocation(allocationId), this.#parts.context.cuDevice));
+  }
+
+  measure(allocationId: AllocationId, salt?: Uint8Array) {
+    return this.#measuring.run(() => this.#guard(() => this.#parts.meter.measure(this.#allocation(allocationId), salt)));
+  }
+
+  locate(request: Parameters<Device["locate"]>[0]) {
+    const { chores: stream, block: pinned, meter } = this.#parts;
+    const tools = { meter, stream, pinned, fs: this.#options.fs };
+    const task = () => locateDamage(this.#allocation(request.allocationId), request, tools);
+    return this.#blockUse.run(() => this.#measuring.run(() => this.#guard(task)));
+  }
+
+  flipBit(allocationId: AllocationId, offset: number, bit: number): Promise<void> {
+    const { chores, block } = this.#parts;
+    const flip = async (alias: Mapped): Promise<void> => {
+      chores.copyToHost(block, 0, alias, offset, 1);
+      await chores.settle(1);
+      block.bytes[0] = (block.bytes[0] ?? 0) ^ (1 << requireInteger(bit, "bit", 0, 7));
+      chores.copyToDevice(alias, offset, block, 0, 1);
+    };
+    return this.#blockUse.run(() =>
+      this.#guard(() => this.#allocation(allocationId).withWritableAlias(chores, flip)),
+    );
+  }
+
+  async free(allocationId: AllocationId): Promise<FreeResult> {
+    const allocation = this.#allocations.get(allocationId);
+    if (allocation === undefined) return { zeroed: false, reason: "it was freed before" };
+    this.#allocations.delete(allocationId);
+    let result: FreeResult = { zeroed: true };
+    try {
+      const { chores } = this.#parts;
+      await this.#guard(() =>
+        allocation.withWritableAlias(chores, async (alias) => chores.fill(alias, 0, 0, alias.byteLength)),
+      );
+    } catch (thrown) {
+      result = { zeroed: false, reason: toVramError(thrown).message };
+    }
+    if (this.#fatal?.code === "DEVICE_STALLED") {
+      return { zeroed: false, reason: "the device does not answer; its memory is released when this process ends" };
+    }
+    allocation.close();
+    return result;
+  }
+
+  async close(): Promise<void> {
+    if (!this.#open) return;
+    for (const id of [...this.#allocations.keys()]) await this.free(id);
+    for (const id of [...this.#sources.keys()]) await this.closeSource(id);
+    this.#open = false;
+    if (this.#fatal?.code === "DEVICE_STALLED") {
+      this.#options.report("device", this.#fatal);
+      return;
+    }
+    await this.#undo.unwind();
+  }
+}
+
+/** Opens the device with this ordinal: context, streams, ring, kernel and scratch. On failure nothing stays behind. */
+export async function openLocalDevice(options: LocalDeviceOptions): Promise<LocalDevice> {
+  const undo = new UndoStack(options.report);
+  try {
+    const info = readDeviceInfo(options.driver, options.ordinal, options.wddm ?? false);
+    const parts = await openParts(options, undo);
+    return new OpenLocalDevice(info, options, parts, undo);
+  } catch (error) {
+    await undo.unwind();
+    throw error;
+  }
+}

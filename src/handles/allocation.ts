@@ -1,0 +1,144 @@
+/**
+ * One allocation of device memory (`cuMemCreate`: pinned type, device location; nothing else is ever allocated for
+ * weights, VR-MEM-01) and its mappings. The main mapping gets its access once, at birth, and keeps it: `read` for a
+ * shard, `readWrite` for our own scratch. All writes to a shard go through `withWritableAlias`: a second address range
+ * on the same physical memory, synchronised and unmapped before it returns (design §2, decision 4).
+ *
+ * Memory that the device may still be writing to is never unmapped: after a stall the alias is leaked instead.
+ */
+import { type Access, ACCESS, type CudaDriver } from "../cuda/driver.ts";
+import { roundUp } from "../bytes.ts";
+import { closedError, countHandle } from "../dispose.ts";
+import { VramError } from "../errors.ts";
+import type { DeviceContext } from "./context.ts";
+import { type Mapped, setAddress } from "./mapped.ts";
+import type { Stream } from "./stream.ts";
+
+/** What the driver says about an allocation and its main mapping, as numbers from cuda.h. */
+export interface RawFacts {
+  readonly allocationType: number;
+  readonly locationType: number;
+  readonly locationId: number;
+  readonly memoryType: bigint | undefined;
+  readonly isManaged: bigint | undefined;
+  readonly hostPointerKnown: boolean;
+  readonly deviceOrdinal: bigint | undefined;
+  readonly rangeBytes: bigint | undefined;
+  /** Access flags of the mapping by cuMemGetAccess and by the pointer's attribute: two witnesses. */
+  readonly mappingAccess: number;
+  readonly pointerAccess: bigint | undefined;
+}
+
+export interface Allocation extends Mapped {
+  /** Bytes mapped: `byteLength` rounded up to granules. */
+  readonly mappedBytes: number;
+  /** Asks the driver, every time. */
+  facts(): RawFacts;
+  /** Runs `task` with a writable range on the same memory; `stream` is settled and the range unmapped afterwards. */
+  withWritableAlias<T>(stream: Stream, task: (alias: Mapped) => Promise<T>): Promise<T>;
+  /** Unmaps and frees. Never throws; may be called twice. */
+  close(): void;
+}
+
+type Step = readonly [what: string, undo: (driver: CudaDriver) => void];
+
+/** Maps `cuHandle` at a fresh address range. On failure nothing stays behind. Returns the address and how to undo it. */
+function mapHandle(context: DeviceContext, cuHandle: bigint, byteLength: number, access: Access): [bigint, Step[]] {
+  const { cuDevice } = context;
+  const undo: Step[] = [];
+  try {
+    const cuPointer = context.run((driver) => driver.memory.reserveAddress(byteLength));
+    undo.unshift(["address range", (driver) => driver.memory.freeAddress(cuPointer, byteLength)]);
+    context.run((driver) => driver.memory.map(cuPointer, byteLength, cuHandle));
+    undo.unshift(["mapping", (driver) => driver.memory.unmap(cuPointer, byteLength)]);
+    context.run((driver) => driver.memory.setAccess(cuPointer, byteLength, cuDevice, access));
+    return [cuPointer, undo];
+  } catch (error) {
+    releaseAll(context, undo);
+    throw error;
+  }
+}
+
+function releaseAll(context: DeviceContext, steps: readonly Step[]): void {
+  for (const [what, undo] of steps) context.release(what, undo);
+}
+
+function readFacts(context: DeviceContext, cuHandle: bigint, cuPointer: bigint): RawFacts {
+  return context.run(({ memory }) => ({
+    ...memory.properties(cuHandle),
+    memoryType: memory.pointerAttribute(cuPointer, "memoryType"),
+    isManaged: memory.pointerAttribute(cuPointer, "isManaged"),
+    hostPointerKnown: memory.pointerAttribute(cuPointer, "hostPointer") !== undefined,
+    deviceOrdinal: memory.pointerAttribute(cuPointer, "deviceOrdinal"),
+    rangeBytes: memory.pointerAttribute(cuPointer, "rangeSize"),
+    mappingAccess: memory.getAccess(cuPointer, context.cuDevice),
+    pointerAccess: memory.pointerAttribute(cuPointer, "accessFlags"),
+  }));
+}
+
+/** Allocates `byteLength` bytes and maps them with `access`. Contents are whatever was there before. */
+export function openAllocation(context: DeviceContext, byteLength: number, access: "read" | "readWrite"): Allocation {
+  const granule = context.run((driver) => driver.memory.granularity(context.cuDevice));
+  const mappedBytes = roundUp(byteLength, granule);
+  const cuHandle = context.run((driver) => driver.memory.create(mappedBytes, context.cuDevice));
+  const steps: Step[] = [["memory handle", (driver) => driver.memory.release(cuHandle)]];
+  let cuPointer: bigint;
+  try {
+    const [cuMain, undo] = mapHandle(context, cuHandle, mappedBytes, access);
+    cuPointer = cuMain;
+    steps.unshift(...undo);
+  } catch (error) {
+    releaseAll(context, steps);
+    throw error;
+  }
+  context.driver.lint?.setExtent(cuPointer, byteLength);
+  const gone = countHandle("allocation");
+  let open = true;
+
+  const withWritableAlias = async <T>(stream: Stream, task: (alias: Mapped) => Promise<T>): Promise<T> => {
+    if (!open) throw closedError("the allocation");
+    const [cuAlias, undo] = mapHandle(context, cuHandle, mappedBytes, "readWrite");
+    const aliasGone = countHandle("writable-alias");
+    const alias: Mapped = { byteLength };
+    setAddress(alias, cuAlias);
+    let outcome: { value: T } | { error: unknown };
+    try {
+      outcome = { value: await task(alias) };
+    } catch (error) {
+      outcome = { error };
+    }
+    try {
+      await stream.settle(byteLength);
+    } catch (error) {
+      if (!("error" in outcome)) outcome = { error };
+      // Work that may still run keeps its mapping: a leak is better than a write to memory of somebody else.
+      if (error instanceof VramError && error.code === "DEVICE_STALLED") throw outcome.error;
+    }
+    releaseAll(context, undo);
+    aliasGone();
+    if ("error" in outcome) throw outcome.error;
+    return outcome.value;
+  };
+
+  const allocation: Allocation = {
+    byteLength,
+    mappedBytes,
+    facts: () => readFacts(context, cuHandle, cuPointer),
+    withWritableAlias,
+    close: () => {
+      if (!open) return;
+      open = false;
+      releaseAll(context, steps);
+      gone();
+    },
+  };
+  setAddress(allocation, cuPointer);
+  return allocation;
+}
+
+/** Name of numeric access flags, or `unknown`. */
+export function accessName(flags: number | bigint | undefined): Access | "unknown" {
+  if (flags === undefined) return "unknown";
+  const found = (Object.keys(ACCESS) as Access[]).find((name) => BigInt(ACCESS[name]) === BigInt(flags));
+  return found ?? "unknown";
+}

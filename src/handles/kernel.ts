@@ -1,0 +1,71 @@
+/**
+ * The hashing kernel as an object: load the module once, launch with jobs in terms of handles. The job table and the
+ * salt block travel through `control`, a pinned buffer and a device range of the same layout that the caller owns.
+ */
+import { countHandle } from "../dispose.ts";
+import { encodeJobs, HASH_KERNEL, hashLaunch, JOB_BYTES } from "../cuda/kernel-abi.ts";
+import { blockCount, HASH_BYTES } from "../hash/geometry.ts";
+import type { DeviceContext } from "./context.ts";
+import { deviceAddress, type Mapped, type Pinned } from "./mapped.ts";
+import type { Stream } from "./stream.ts";
+
+/** Hash the 4 KiB blocks of [offset, offset + byteLength) of `source` to `target` + targetOffset. */
+export interface KernelJob {
+  readonly source: Mapped;
+  readonly offset: number;
+  readonly byteLength: number;
+  readonly target: Mapped;
+  readonly targetOffset: number;
+}
+
+/** Where a launch keeps its job table: the same offset in pinned and in device memory. */
+export interface TableRoom {
+  readonly pinned: Pinned;
+  readonly device: Mapped;
+  readonly offset: number;
+}
+
+export interface HashKernel {
+  /**
+   * Enqueues the jobs as one launch. `salt` is where the 64-byte salt block stands in device memory. The table room
+   * may not be touched until the stream has passed the launch.
+   */
+  enqueue(stream: Stream, jobs: readonly KernelJob[], room: TableRoom, salt?: { memory: Mapped; offset: number }): void;
+  close(): void;
+}
+
+/** Loads the kernel's module. `image` is PTX for a real device. */
+export function openHashKernel(context: DeviceContext, image: Uint8Array): HashKernel {
+  const cuModule = context.run((driver) => driver.module.load(image));
+  const gone = countHandle("module");
+  let open = true;
+  const close = (): void => {
+    if (!open) return;
+    open = false;
+    context.release("module", (driver) => driver.module.unload(cuModule));
+    gone();
+  };
+  let cuFunction: bigint;
+  try {
+    cuFunction = context.run((driver) => driver.module.getFunction(cuModule, HASH_KERNEL));
+  } catch (error) {
+    close();
+    throw error;
+  }
+  return {
+    enqueue: (stream, jobs, room, salt) => {
+      const rows = jobs.map((job) => ({
+        cuSource: deviceAddress(job.source, job.offset, job.byteLength),
+        byteLength: job.byteLength,
+        cuTarget: deviceAddress(job.target, job.targetOffset, blockCount(job.byteLength) * HASH_BYTES),
+      }));
+      const table = encodeJobs(rows);
+      const cuTable = deviceAddress(room.device, room.offset, jobs.length * JOB_BYTES);
+      const cuSalt = salt === undefined ? 0n : deviceAddress(salt.memory, salt.offset, 64);
+      room.pinned.bytes.set(table, room.offset);
+      stream.copyToDevice(room.device, room.offset, room.pinned, room.offset, table.byteLength);
+      context.run((driver) => driver.stream.launch(stream.cuStream(), cuFunction, hashLaunch(cuTable, rows, cuSalt)));
+    },
+    close,
+  };
+}

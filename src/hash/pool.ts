@@ -1,0 +1,142 @@
+/**
+ * A pool of hashing threads. Data is handed over as shared memory, never copied: the ring's slots and the emulated
+ * device's granules are `SharedArrayBuffer`s. With no threads the same loop runs on the caller's, which is what tests
+ * from source do (a worker cannot be started from TypeScript).
+ */
+import { availableParallelism } from "node:os";
+import { Worker } from "node:worker_threads";
+import { assert } from "../assert.ts";
+import { countHandle } from "../dispose.ts";
+import { VramError } from "../errors.ts";
+import { hashBlocks } from "./blocks.ts";
+import { BLOCK_BYTES, blockCount, HASH_BYTES } from "./geometry.ts";
+
+/** Hash every 4 KiB block of `data` (the last may be partial) into `out`, 32 bytes each. */
+export interface HashTask {
+  readonly data: Uint8Array;
+  readonly out: Uint8Array;
+  /** 64 bytes that precede every block: a padded salt. */
+  readonly padded?: Uint8Array;
+}
+
+export interface HashPool {
+  /** Threads in use; 0 means the calling thread. */
+  readonly threads: number;
+  /** Resolves when every task is done. Until then neither data nor out may be touched. */
+  hash(tasks: readonly HashTask[]): Promise<void>;
+  /** Ends the threads. Tasks in flight are rejected with `CLOSED`. */
+  close(): Promise<void>;
+}
+
+/** Tasks are cut to this size, so that all threads share a slot: 1 MiB takes about 0.7 ms. */
+const PIECE_BYTES = 256 * BLOCK_BYTES;
+
+/** What a thread is sent. Fields are views on shared memory. */
+export interface ThreadRequest extends HashTask {
+  readonly ticket: number;
+}
+
+/** A thread's whole logic: hash, then answer with the ticket. Called by `pool-thread.ts`. */
+export function serveRequest(request: ThreadRequest, answer: (ticket: number) => void): void {
+  hashBlocks(request.data, request.out, request.padded);
+  answer(request.ticket);
+}
+
+const pieces = (task: HashTask): HashTask[] =>
+  Array.from({ length: Math.ceil(task.data.byteLength / PIECE_BYTES) }, (_, index) => {
+    const data = task.data.subarray(index * PIECE_BYTES, (index + 1) * PIECE_BYTES);
+    const start = index * (PIECE_BYTES / BLOCK_BYTES) * HASH_BYTES;
+    const out = task.out.subarray(start, start + blockCount(data.byteLength) * HASH_BYTES);
+    return task.padded === undefined ? { data, out } : { data, out, padded: task.padded };
+  });
+
+const yieldToLoop = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+function inlinePool(): HashPool {
+  return {
+    threads: 0,
+    hash: async (tasks) => {
+      for (const piece of tasks.flatMap(pieces)) {
+        hashBlocks(piece.data, piece.out, piece.padded);
+        if (piece.data.byteLength === PIECE_BYTES) await yieldToLoop();
+      }
+    },
+    close: async () => undefined,
+  };
+}
+
+interface Waiting {
+  readonly resolve: () => void;
+  readonly reject: (error: VramError) => void;
+}
+
+/** One thread and the requests it has not answered. */
+function startThread(entry: URL): { send(piece: HashTask): Promise<void>; load(): number; end(): Promise<void> } {
+  const worker = new Worker(entry, { name: "vram-hash" });
+  worker.unref();
+  const waiting = new Map<number, Waiting>();
+  let ticket = 0;
+  let failure: VramError | undefined;
+
+  const fail = (error: VramError): void => {
+    failure ??= error;
+    for (const { reject } of waiting.values()) reject(failure);
+    waiting.clear();
+    worker.unref();
+  };
+  worker.on("message", (done: number) => {
+    waiting.get(done)?.resolve();
+    waiting.delete(done);
+    if (waiting.size === 0) worker.unref();
+  });
+  worker.on("error", (cause) => fail(new VramError("INTERNAL", "a hashing thread failed", { cause })));
+  worker.on("exit", () => fail(new VramError("CLOSED", "the hashing threads are closed")));
+
+  return {
+    load: () => waiting.size,
+    send: (piece) =>
+      new Promise((resolve, reject) => {
+        if (failure !== undefined) {
+          reject(failure);
+          return;
+        }
+        ticket += 1;
+        waiting.set(ticket, { resolve, reject });
+        worker.ref();
+        worker.postMessage({ ...piece, ticket } satisfies ThreadRequest);
+      }),
+    end: async () => {
+      await worker.terminate();
+    },
+  };
+}
+
+/**
+ * Opens a pool of `threads` hashing threads (default: one per core; 0 hashes on the calling thread).
+ * `entry` is the thread's file; only tests name another.
+ */
+export function openHashPool(
+  threads: number = availableParallelism(),
+  entry: URL = new URL("./pool-thread.js", import.meta.url),
+): HashPool {
+  if (threads === 0) return inlinePool();
+  const crew = Array.from({ length: threads }, () => startThread(entry));
+  const gone = countHandle("hash-pool");
+  return {
+    threads,
+    hash: async (tasks) => {
+      await Promise.all(
+        tasks.flatMap(pieces).map((piece) => {
+          assert(piece.data.buffer instanceof SharedArrayBuffer, "hashing threads are given shared memory");
+          assert(piece.out.buffer instanceof SharedArrayBuffer, "hashing threads write to shared memory");
+          const idlest = crew.reduce((best, thread) => (thread.load() < best.load() ? thread : best));
+          return idlest.send(piece);
+        }),
+      );
+    },
+    close: async () => {
+      await Promise.all(crew.map((thread) => thread.end()));
+      gone();
+    },
+  };
+}

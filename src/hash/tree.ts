@@ -1,0 +1,93 @@
+/**
+ * The fs-verity tree, streaming: level-0 hashes go in, in order; one partial block per level is held; level 1 is kept.
+ * The hashing of data blocks (99 % of the work) happens elsewhere, on threads or on the GPU.
+ */
+import { assert } from "../assert.ts";
+import { constantTimeEqual } from "../bytes.ts";
+import { VramError } from "../errors.ts";
+import { hashBlocks, saltBlock } from "./blocks.ts";
+import { fsverityDigest } from "./descriptor.ts";
+import { BLOCK_BYTES, HASH_BYTES, keptHashCount, treeGeometry } from "./geometry.ts";
+
+/** A finished tree. */
+export interface Tree {
+  readonly byteLength: number;
+  /** The root hash; 32 zero bytes for no data. */
+  readonly root: Uint8Array;
+  /** fs-verity digest: SHA-256 of the descriptor. */
+  readonly digest: Uint8Array;
+  /** Level 1, 32 bytes per 512 KiB of data (level 0 for one block or less). */
+  readonly kept: Uint8Array;
+}
+
+export interface TreeBuilder {
+  /** Appends level-0 hashes, 32 bytes each, in order of their blocks. */
+  appendLeaves(hashes: Uint8Array): void;
+  /** The tree. Every leaf must have been appended. */
+  finish(): Tree;
+}
+
+/** Builds the tree over `byteLength` bytes of data, salted with `salt` (1–32 bytes) if given. */
+export function createTreeBuilder(byteLength: number, salt?: Uint8Array): TreeBuilder {
+  const { hashCounts } = treeGeometry(byteLength);
+  const padded = salt === undefined ? undefined : saltBlock(salt);
+  const kept = new Uint8Array(keptHashCount(byteLength) * HASH_BYTES);
+  const keptLevel = Math.min(1, hashCounts.length - 1);
+  const levels = hashCounts.map(() => ({ block: new Uint8Array(BLOCK_BYTES), filled: 0, hashes: 0 }));
+
+  const append = (level: number, hash: Uint8Array): void => {
+    const state = levels[level];
+    if (state === undefined) return;
+    if (level === keptLevel) kept.set(hash, state.hashes * HASH_BYTES);
+    state.block.set(hash, state.filled);
+    state.filled += HASH_BYTES;
+    state.hashes += 1;
+    if (state.filled === BLOCK_BYTES) flush(level);
+  };
+
+  const flush = (level: number): void => {
+    const state = levels[level];
+    if (state === undefined || state.filled === 0 || level === levels.length - 1) return;
+    const up = new Uint8Array(HASH_BYTES);
+    hashBlocks(state.block.subarray(0, state.filled), up, padded);
+    state.filled = 0;
+    append(level + 1, up);
+  };
+
+  return {
+    appendLeaves: (hashes) => {
+      assert(hashes.byteLength % HASH_BYTES === 0, "leaves are whole hashes");
+      for (let at = 0; at < hashes.byteLength; at += HASH_BYTES) append(0, hashes.subarray(at, at + HASH_BYTES));
+    },
+    finish: () => {
+      for (let level = 0; level < levels.length; level += 1) flush(level);
+      for (const [level, state] of levels.entries()) {
+        assert(state.hashes === hashCounts[level], `level ${level} is complete`);
+      }
+      const top = levels.at(-1);
+      const root = top === undefined ? new Uint8Array(HASH_BYTES) : top.block.slice(0, HASH_BYTES);
+      return { byteLength, root, digest: fsverityDigest(root, byteLength, salt), kept };
+    },
+  };
+}
+
+/** The tree above a kept level: what a measurement's level-1 hashes add up to. `kept` is 32 bytes per 512 KiB. */
+export function foldKept(kept: Uint8Array, byteLength: number, salt?: Uint8Array): Tree {
+  assert(kept.byteLength === keptHashCount(byteLength) * HASH_BYTES, "the kept level has one hash per range");
+  const padded = salt === undefined ? undefined : saltBlock(salt);
+  let level = kept;
+  while (level.byteLength > HASH_BYTES) {
+    const up = new Uint8Array(Math.ceil(level.byteLength / BLOCK_BYTES) * HASH_BYTES);
+    hashBlocks(level, up, padded);
+    level = up;
+  }
+  const root = level.byteLength === 0 ? new Uint8Array(HASH_BYTES) : level.slice();
+  return { byteLength, root, digest: fsverityDigest(root, byteLength, salt), kept };
+}
+
+/** Throws `INTERNAL` unless the kept level still adds up to `digest`: it is checked before it is believed. */
+export function requireKeptLevel(kept: Uint8Array, byteLength: number, digest: Uint8Array): void {
+  if (!constantTimeEqual(foldKept(kept, byteLength).digest, digest)) {
+    throw new VramError("INTERNAL", "the kept hashes no longer add up to the sealed digest");
+  }
+}

@@ -1,0 +1,34 @@
+/**
+ * vram-residency: load model weights into GPU memory, seal them, and show when the bytes in VRAM were last measured.
+ *
+ * ```ts
+ * await using vram = await openVram();
+ * const { record, seal } = await vram.seal("model.safetensors");
+ * const report = await vram.verify(record.shardId, { seal });
+ * ```
+ */
+import { openSystem, optionsFromEnvironment, type VramOptions } from "./open.ts";
+import { createVram, type Vram } from "./vram.ts";
+
+/** Opens the devices of this machine. Environment: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`. */
+export async function openVram(options: VramOptions = {}): Promise<Vram> {
+  return createVram(await openSystem({ ...optionsFromEnvironment(process.env), ...options }));
+}
+
+export type { Backend } from "./cuda/driver.ts";
+export type { BackendChoice, BackendDecision } from "./device/detect.ts";
+export type { AllocationFacts, DamagedBlock, DeviceFacts, DeviceInfo } from "./device/device.ts";
+export { type ErrorCode, type ErrorDetails, VramError } from "./errors.ts";
+export { DIGEST_ALGORITHM, formatDigest, type NamedDigest, parseDigest } from "./hash/descriptor.ts";
+export type { Entry } from "./journal/entry.ts";
+export type { JournalReader } from "./journal/journal.ts";
+export type { VramOptions } from "./open.ts";
+export type { EvictResult } from "./residency/evict.ts";
+export type { Capacity } from "./residency/ledger.ts";
+export { type Policy, VRAM_ONLY_POLICY } from "./residency/policy.ts";
+export type { SealResult } from "./residency/seal-model.ts";
+export type { ShardRecord, ShardState } from "./residency/shard.ts";
+export { encodeSeal, type Seal, type SealFields } from "./seal/encoding.ts";
+export type { SourceFormat, Tensor } from "./source/tensors.ts";
+export type { Damage, VerificationReport } from "./verify/report.ts";
+export type { DeviceStatus, PolicyReport, SealOptions, SealSource, VerifyOptions, Vram } from "./vram.ts";

@@ -1,0 +1,184 @@
+/**
+ * Composition: from options to a system with its workers. The only place that knows which driver stands behind the
+ * `CudaDriver` interface. On failure everything opened so far is closed again.
+ */
+import { randomBytes, randomUUID } from "node:crypto";
+import { requireInteger } from "./assert.ts";
+import { toHex } from "./bytes.ts";
+import { type Clock, systemClock } from "./clock.ts";
+import { openEmulatedDriver } from "./cuda/emulated/driver.ts";
+import { type EmulatedFaults } from "./cuda/emulated/faults.ts";
+import { EMULATED_MODULE_IMAGE } from "./cuda/emulated/kernels.ts";
+import type { EmulatedDeviceSpec, EmulatedDriver } from "./cuda/emulated/options.ts";
+import { type BackendChoice, type BackendDecision, chooseBackend, type HostTraces, readHostTraces } from "./device/detect.ts";
+import { type LocalDevice, openLocalDevice } from "./device/local.ts";
+import { type ReleaseFailureReporter, UndoStack } from "./dispose.ts";
+import { toVramError, VramError } from "./errors.ts";
+import { openHashPool } from "./hash/pool.ts";
+import { createJournal, type Journal, type JournalReader } from "./journal/journal.ts";
+import { LIMITS } from "./limits.ts";
+import { POLICY_WITH_MPS, policyDigest, VRAM_ONLY_POLICY } from "./residency/policy.ts";
+import { createRegistry } from "./residency/registry.ts";
+import { createMemoryState, openStateDirectory, type StateStore } from "./residency/state.ts";
+import { type OnMismatch, openWorker, type System, type Worker } from "./residency/worker.ts";
+import { type FileSystem, nodeFileSystem } from "./source/file.ts";
+
+/** Options of `openVram`. Sizes in bytes. */
+export interface VramOptions {
+  /** `auto` (default): a GPU if there is one; the emulated device only where there is no trace of NVIDIA. */
+  readonly backend?: BackendChoice;
+  /** Refuse anything but a real GPU. */
+  readonly requireGpu?: boolean;
+  /** Where keys and worker states are kept. Without it they live in memory and end with the process. */
+  readonly stateDir?: string;
+  readonly emulated?: { readonly devices?: number; readonly byteLength?: number };
+  /** Also accept a GPU that is shared through MPS. */
+  readonly allowMps?: boolean;
+  /** What a mismatch stops: the worker of the device (default), or the shard alone. */
+  readonly onMismatch?: OnMismatch;
+  readonly maxModelBytes?: number;
+  readonly headroomBytes?: number;
+  /** Files must lie under one of these; default `/`. */
+  readonly modelRoots?: readonly string[];
+  /** Threads that hash on the host; default one per core, 0 = the calling thread. */
+  readonly hashThreads?: number;
+  /** Readers of the journal from its first entry on. */
+  readonly readers?: readonly JournalReader[];
+}
+
+/** What only tests supply. */
+export interface TestOptions {
+  readonly clock?: Clock;
+  readonly fs?: FileSystem;
+  readonly faults?: EmulatedFaults;
+  readonly traces?: HostTraces;
+  /** Overrides for each emulated device; `byteLength` and `uuid` are filled in. */
+  readonly deviceSpec?: Partial<EmulatedDeviceSpec>;
+  readonly ringSlots?: number;
+  readonly ringSlotBytes?: number;
+  readonly measureWindowBytes?: number;
+}
+
+/** A system with its workers, devices and how to close them. */
+export interface OpenSystem {
+  readonly system: System;
+  readonly workers: readonly Worker[];
+  readonly devices: readonly LocalDevice[];
+  readonly driver: EmulatedDriver;
+  readonly decision: BackendDecision;
+  close(): Promise<void>;
+}
+
+function reporter(journal: Journal): ReleaseFailureReporter {
+  return (what, thrown) => journal.note({ type: "release_failed", what, message: toVramError(thrown).message });
+}
+
+function emulatedSpecs(options: VramOptions, test: TestOptions, state: StateStore): EmulatedDeviceSpec[] {
+  const count = requireInteger(options.emulated?.devices ?? 1, "emulated.devices", 1, LIMITS.emulatedDevices);
+  const byteLength = requireInteger(
+    options.emulated?.byteLength ?? LIMITS.emulatedBytes,
+    "emulated.byteLength",
+    32 * LIMITS.granuleBytes,
+    2 ** 50,
+  );
+  const remembered = state.backend === "emulated" ? state.devices : [];
+  return Array.from({ length: count }, (_, index) => ({
+    byteLength: Math.floor(byteLength / LIMITS.granuleBytes) * LIMITS.granuleBytes,
+    ...test.deviceSpec,
+    uuid: remembered[index] ?? `EMU-${randomUUID()}`,
+  }));
+}
+
+function createSystem(options: VramOptions, test: TestOptions, journal: Journal, state: StateStore): System {
+  const policy = options.allowMps === true ? POLICY_WITH_MPS : VRAM_ONLY_POLICY;
+  let sequence = 0;
+  return {
+    journal,
+    clock: test.clock ?? systemClock,
+    registry: createRegistry(),
+    state,
+    policy,
+    policyDigest: policyDigest(policy),
+    instanceId: toHex(randomBytes(16)),
+    nextSequence: () => {
+      sequence += 1;
+      return sequence;
+    },
+    onMismatch: options.onMismatch ?? "stop",
+    maxModelBytes: requireInteger(
+      options.maxModelBytes ?? LIMITS.maxModelBytes,
+      "maxModelBytes",
+      1,
+      Number.MAX_SAFE_INTEGER,
+    ),
+    modelRoots: options.modelRoots ?? ["/"],
+    reportRelease: reporter(journal),
+  };
+}
+
+/** Opens the pool, the driver, every device, and a worker for each. */
+export async function openSystem(options: VramOptions, test: TestOptions = {}): Promise<OpenSystem> {
+  const clock = test.clock ?? systemClock;
+  const journal = createJournal(clock);
+  for (const reader of options.readers ?? []) journal.attach(reader);
+  const traces = test.traces ?? readHostTraces(process.env["LD_LIBRARY_PATH"]);
+  const decision = chooseBackend(options.backend ?? "auto", options.requireGpu ?? false, traces);
+  const report = reporter(journal);
+  const undo = new UndoStack(report);
+  try {
+    const state = options.stateDir === undefined ? createMemoryState() : await openStateDirectory(options.stateDir);
+    const pool = openHashPool(options.hashThreads);
+    undo.defer("hash pool", () => pool.close());
+    const specs = emulatedSpecs(options, test, state);
+    await state.bind(decision.backend, specs.map((spec) => spec.uuid));
+    const faults = test.faults === undefined ? {} : { faults: test.faults };
+    const driver = openEmulatedDriver({ devices: specs, pool, ...faults });
+    undo.defer("driver", () => driver.close());
+    const system = createSystem(options, test, journal, state);
+    const devices: LocalDevice[] = [];
+    const workers: Worker[] = [];
+    for (const ordinal of specs.keys()) {
+      const device = await openLocalDevice({
+        driver,
+        ordinal,
+        clock,
+        pool,
+        report,
+        fs: test.fs ?? nodeFileSystem,
+        kernelImage: EMULATED_MODULE_IMAGE,
+        wddm: traces.wddm && decision.backend !== "emulated",
+        ...(test.ringSlots === undefined ? {} : { ringSlots: test.ringSlots }),
+        ...(test.ringSlotBytes === undefined ? {} : { ringSlotBytes: test.ringSlotBytes }),
+        ...(test.measureWindowBytes === undefined ? {} : { measureWindowBytes: test.measureWindowBytes }),
+      });
+      undo.defer("device", () => device.close());
+      devices.push(device);
+      workers.push(await openWorker(system, device, options.headroomBytes));
+    }
+    return { system, workers, devices, driver, decision, close: () => undo.unwind() };
+  } catch (error) {
+    await undo.unwind();
+    throw error;
+  }
+}
+
+/** Options the environment gives: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`. */
+export function optionsFromEnvironment(env: Readonly<Record<string, string | undefined>>): VramOptions {
+  const integer = (name: string, max: number): number | undefined => {
+    const text = env[name];
+    if (text === undefined || text === "") return undefined;
+    if (!/^\d+$/.test(text)) throw new VramError("INVALID_ARGUMENT", `${name} must be a whole number`);
+    return requireInteger(Number(text), name, 0, max);
+  };
+  const backend = env["VRAM_BACKEND"];
+  if (backend !== undefined && backend !== "" && backend !== "auto" && backend !== "cuda" && backend !== "emulated") {
+    throw new VramError("INVALID_ARGUMENT", "VRAM_BACKEND must be auto, cuda or emulated");
+  }
+  const byteLength = integer("VRAM_EMULATED_BYTES", Number.MAX_SAFE_INTEGER);
+  const hashThreads = integer("VRAM_HASH_THREADS", 256);
+  return {
+    ...(backend === undefined || backend === "" ? {} : { backend }),
+    ...(byteLength === undefined ? {} : { emulated: { byteLength } }),
+    ...(hashThreads === undefined ? {} : { hashThreads }),
+  };
+}

@@ -1,0 +1,34 @@
+/** Ending residency. A shard somebody relies on is not evicted; one that is gone from the list is never relied on. */
+import { VramError } from "../errors.ts";
+import { freeAllocation } from "./free.ts";
+import { recordOf, type Shard, type ShardRecord } from "./shard.ts";
+import type { System, Worker } from "./worker.ts";
+
+/** What `evict` returns. */
+export interface EvictResult {
+  readonly record: ShardRecord;
+  readonly zeroed: boolean;
+  /** Why the memory was not zeroed, when it was not. */
+  readonly reason?: string;
+}
+
+/** Takes the shard off the list, then zeroes and frees its memory. `SHARD_BUSY` while it is leased. */
+export function evict(
+  system: System,
+  worker: Worker,
+  shard: Shard,
+  because: "evicted" | "closed" = "evicted",
+): Promise<EvictResult> {
+  return shard.use.run(async () => {
+    const { name, byteLength, shardId } = shard.seal;
+    if (shard.state === "evicted") throw new VramError("SHARD_NOT_FOUND", `${name} was evicted meanwhile`);
+    if (shard.leases > 0 && because === "evicted") {
+      throw new VramError("SHARD_BUSY", `${name} has ${shard.leases} leases`, { details: { shardId } });
+    }
+    system.registry.remove(shard);
+    shard.state = "evicted";
+    const { allocationId, charge } = shard;
+    const freed = await freeAllocation(system, worker, { name, allocationId, byteLength, charge }, because);
+    return { record: recordOf(shard), ...freed };
+  });
+}

@@ -1,0 +1,42 @@
+/** Giving memory back: zeroed on the device if that is possible, freed, credited, and on record either way. */
+import type { AllocationId, FreeResult } from "../device/device.ts";
+import type { Reservation } from "./ledger.ts";
+import type { System, Worker } from "./worker.ts";
+
+export interface Freeable {
+  readonly name: string;
+  readonly allocationId: AllocationId;
+  readonly byteLength: number;
+  readonly charge: Reservation;
+}
+
+/** Frees; never throws. Holds the worker's account, so that the driver's figures before and after belong to this. */
+export async function freeAllocation(
+  system: System,
+  worker: Worker,
+  what: Freeable,
+  because: "evicted" | "undone" | "closed",
+): Promise<FreeResult> {
+  const driverFree = (): Promise<number | undefined> =>
+    worker.device.memory().then(
+      (memory) => memory.bytesFree,
+      () => undefined,
+    );
+  const result = await worker.accounts.run(async () => {
+    const before = await driverFree();
+    const freed = await worker.device.free(what.allocationId);
+    const after = await driverFree();
+    what.charge.release();
+    if (before !== undefined && after !== undefined) worker.ledger.noteFreed(what.byteLength, before, after);
+    return freed;
+  });
+  await system.journal.appendAnyway({
+    type: "vram_deallocated",
+    device: worker.ref,
+    name: what.name,
+    byteLength: what.byteLength,
+    because,
+    ...result,
+  });
+  return result;
+}

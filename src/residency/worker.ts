@@ -1,0 +1,128 @@
+/**
+ * A worker is one device with its keys, its account and its state. A system is the workers of one process with what
+ * they share. `stopped` is durable: it survives a restart and ends only with `resume(reason)` (VR-VER-06).
+ */
+import { present } from "../assert.ts";
+import type { Clock } from "../clock.ts";
+import type { Device } from "../device/device.ts";
+import { Mutex, type ReleaseFailureReporter } from "../dispose.ts";
+import { toVramError, VramError } from "../errors.ts";
+import type { DeviceRef } from "../journal/entry.ts";
+import type { Journal } from "../journal/journal.ts";
+import { deriveWorkerKeys, type WorkerKeys } from "../seal/key.ts";
+import { type Capacity, createLedger, defaultHeadroom, type Ledger } from "./ledger.ts";
+import { checkDevice, type Policy, policyError } from "./policy.ts";
+import type { Registry } from "./registry.ts";
+import type { StateStore } from "./state.ts";
+
+/** What a mismatch stops: the whole worker, or the shard alone. */
+export type OnMismatch = "stop" | "quarantine";
+
+/** What all workers of a process share. */
+export interface System {
+  readonly journal: Journal;
+  readonly clock: Clock;
+  readonly registry: Registry;
+  readonly state: StateStore;
+  readonly policy: Policy;
+  readonly policyDigest: string;
+  /** 16 random bytes, hex: this start of the program. */
+  readonly instanceId: string;
+  /** The next seal's number: 1, 2, … */
+  nextSequence(): number;
+  readonly onMismatch: OnMismatch;
+  readonly maxModelBytes: number;
+  readonly modelRoots: readonly string[];
+  readonly reportRelease: ReleaseFailureReporter;
+}
+
+export interface Worker {
+  readonly device: Device;
+  readonly ref: DeviceRef;
+  readonly keys: WorkerKeys;
+  readonly ledger: Ledger;
+  /** Held while capacity is observed, reserved, allocated or freed. */
+  readonly accounts: Mutex;
+  /** Why it is stopped, if it is. */
+  stopped: string | undefined;
+  /** Whether a fatal error ended this device for this process. */
+  lost: boolean;
+}
+
+/** Checks the device against the policy, binds keys and account to it. A violation is journalled and thrown. */
+export async function openWorker(system: System, device: Device, headroomBytes?: number): Promise<Worker> {
+  const { ordinal, uuid, bytesTotal, granuleBytes, backend } = device.info;
+  const ref: DeviceRef = { ordinal, uuid };
+  const broken = checkDevice(system.policy, device.info.facts);
+  for (const violation of broken) {
+    const { rule, expected, actual } = violation;
+    await system.journal.append({ type: "policy_violation", device: ref, rule, expected, actual });
+  }
+  if (broken.length > 0) throw policyError(broken);
+  system.journal.note({ type: "device_opened", device: ref, name: device.info.name, backend, bytesTotal });
+  return {
+    device,
+    ref,
+    keys: deriveWorkerKeys(system.state.rootKey, backend, uuid),
+    ledger: createLedger(bytesTotal, granuleBytes, headroomBytes ?? defaultHeadroom(bytesTotal, granuleBytes)),
+    accounts: new Mutex(),
+    stopped: system.state.stopped(uuid)?.reason,
+    lost: false,
+  };
+}
+
+/** Throws `WORKER_STOPPED` if this worker may not seal. */
+export function requireRunning(worker: Worker): void {
+  if (worker.stopped === undefined) return;
+  throw new VramError("WORKER_STOPPED", `the worker of device ${worker.ref.ordinal} is stopped: ${worker.stopped}`, {
+    details: { device: worker.ref, reason: worker.stopped },
+  });
+}
+
+/** Stops a worker, at once in memory and then durably. Stopping a stopped worker keeps the first reason. */
+export async function stopWorker(system: System, worker: Worker, reason: string): Promise<void> {
+  if (worker.stopped !== undefined) return;
+  worker.stopped = reason;
+  // A state directory that cannot be written must not hide the mismatch that is being reported.
+  await system.state
+    .setStopped(worker.ref.uuid, { reason, stoppedAtMs: system.clock.wallMs() })
+    .catch((error: unknown) => {
+      const { message } = toVramError(error);
+      system.journal.note({ type: "entry_unrecorded", lost: "the worker's stop in the state directory", message });
+    });
+  await system.journal.appendAnyway({ type: "worker_stopped", device: worker.ref, reason });
+}
+
+/** Lets a stopped worker run again. The reason is on record before it does. */
+export async function resumeWorker(system: System, worker: Worker, reason: string): Promise<void> {
+  if (worker.stopped === undefined) return;
+  await system.journal.append({ type: "worker_resumed", device: worker.ref, reason });
+  await system.state.setStopped(worker.ref.uuid, undefined);
+  worker.stopped = undefined;
+}
+
+/** After a fatal error: nothing on this device can be relied on any more. */
+export function noteFatal(system: System, worker: Worker, error: VramError): void {
+  if (!error.fatal || worker.lost) return;
+  worker.lost = true;
+  const held = system.registry.all().filter((shard) => shard.device.uuid === worker.ref.uuid);
+  for (const shard of held) shard.state = "lost";
+  system.journal.note({ type: "device_lost", device: worker.ref, code: error.code });
+}
+
+/** The device's account as of now. */
+export function readCapacity(worker: Worker): Promise<Capacity> {
+  return worker.accounts.run(async () => worker.ledger.capacity((await worker.device.memory()).bytesFree));
+}
+
+/** The worker that is meant: by ordinal, by UUID, or the only one. `DEVICE_NOT_FOUND` otherwise. */
+export function findWorker(workers: readonly Worker[], device: number | string | undefined): Worker {
+  if (device === undefined) return present(workers[0], "the first worker");
+  const found = workers.find((worker) => worker.ref.ordinal === device || worker.ref.uuid === device);
+  if (found === undefined) {
+    throw new VramError("DEVICE_NOT_FOUND", "no device has this ordinal or UUID", {
+      details: { devices: workers.map((worker) => worker.ref) },
+    });
+  }
+  return found;
+}

@@ -1,0 +1,226 @@
+/**
+ * Parses a safetensors header into the tensor table. Place in the journey: file → first bytes → this → tensor table →
+ * seal, `locate`. The bytes parsed are the caller's; it uploads the same ones.
+ *
+ * Threat model: the file is hostile. It may lie about every length, repeat names, overlap tensors or leave holes that
+ * carry bytes no tensor names. Every such file ends in `MODEL_MALFORMED` with a rule and an offset. Work is linear in
+ * the header, plus one sort; nothing is allocated by a claimed size, only by bytes that are there.
+ *
+ * Format: u64-LE N; N bytes of JSON that begin with `{` and may be padded with spaces; data, indexed without holes up
+ * to the end of the file. Source: https://github.com/huggingface/safetensors (README, "Format"; `tensor.rs`,
+ * `Metadata::validate`). Stricter than `tensor.rs`: duplicate keys, unknown fields and names without text are refused.
+ */
+import { assert, requireInteger } from "../assert.ts";
+import { LIMITS } from "../limits.ts";
+import { JsonHeader } from "./json-header.ts";
+import type { PlacedTensor } from "./layout.ts";
+import { checkedProduct, elementCount, quoted, requireTensorCount, requireTensorName, sortByOffset } from "./layout.ts";
+import type { HeaderParse } from "./tensors.ts";
+import { malformed } from "./tensors.ts";
+
+/** The header length field. */
+const LENGTH_BYTES = 8;
+const OPENING_BRACE = 0x7b;
+/** Entries of `__metadata__`: writers use about ten. 65,536 × about 100 bytes of set = 6.5 MB. */
+const METADATA_COUNT = 65_536;
+const METADATA_KEY_BYTES = 65_535;
+/** Longer than every field and dtype of the format. */
+const WORD_BYTES = 16;
+/** numpy 2 and PyTorch stop at 64 dimensions. */
+const RANK_MAX = 64;
+
+interface Dtype {
+  readonly name: string;
+  /** Bits of one element. */
+  readonly bits: number;
+}
+
+const DTYPE_BITS: readonly (readonly [name: string, bits: number])[] = [
+  ["BOOL", 8],
+  ["F4", 4],
+  ["F6_E2M3", 6],
+  ["F6_E3M2", 6],
+  ["U8", 8],
+  ["I8", 8],
+  ["F8_E5M2", 8],
+  ["F8_E4M3", 8],
+  ["F8_E8M0", 8],
+  ["F8_E4M3FNUZ", 8],
+  ["F8_E5M2FNUZ", 8],
+  ["I16", 16],
+  ["U16", 16],
+  ["F16", 16],
+  ["BF16", 16],
+  ["I32", 32],
+  ["U32", 32],
+  ["F32", 32],
+  ["C64", 64],
+  ["F64", 64],
+  ["I64", 64],
+  ["U64", 64],
+];
+const DTYPES: ReadonlyMap<string, Dtype> = new Map(DTYPE_BITS.map(([name, bits]) => [name, { name, bits }]));
+
+const refuse = (rule: string, offset: number, what: string): Error => malformed("safetensors", rule, offset, what);
+
+/** The data section: absolute file offsets. */
+interface DataSection {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** A member of a tensor entry and the offset of its value. */
+interface Field<T> {
+  readonly at: number;
+  readonly value: T;
+}
+
+/**
+ * The tensor table of the file that begins with `prefix` and has `fileByteLength` bytes, in the order of the data; or
+ * the number of bytes needed, once the length field is known. `headerByteLength` is where the data starts.
+ * Throws `MODEL_MALFORMED` with `details` {format, rule, offset}.
+ */
+export function parseSafetensors(
+  prefix: Uint8Array,
+  fileByteLength: number,
+  options: { readonly maxHeaderBytes?: number } = {},
+): HeaderParse {
+  const limit = options.maxHeaderBytes ?? LIMITS.safetensorsHeaderBytes;
+  requireInteger(limit, "maxHeaderBytes", 1, LIMITS.safetensorsHeaderBytesMax);
+  assert(prefix.byteLength <= fileByteLength, "the prefix is part of the file");
+  if (fileByteLength < LENGTH_BYTES) throw refuse("truncated", 0, "the file ends within the header length");
+  if (prefix.byteLength < LENGTH_BYTES) return { kind: "need", byteLength: LENGTH_BYTES };
+  const claimed = new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true);
+  if (claimed > limit)
+    throw refuse("header-too-large", 0, `the header length is ${claimed.toString()}, above ${limit}`);
+  const headerByteLength = LENGTH_BYTES + Number(claimed);
+  if (headerByteLength > fileByteLength) throw refuse("truncated", 0, "the header length points behind the file");
+  if (prefix.byteLength < headerByteLength) return { kind: "need", byteLength: headerByteLength };
+
+  const data: DataSection = { start: headerByteLength, end: fileByteLength };
+  const tensors = readHeader(prefix.subarray(0, headerByteLength), data);
+  sortByOffset(tensors);
+  requireContiguous(tensors, data);
+  return { kind: "complete", headerByteLength, tensors: tensors.map(({ tensor }) => tensor) };
+}
+
+function readHeader(bytes: Uint8Array, data: DataSection): PlacedTensor[] {
+  if (bytes[LENGTH_BYTES] !== OPENING_BRACE)
+    throw refuse("header-start", LENGTH_BYTES, 'the header must begin with "{"');
+  const json = new JsonHeader(bytes, LENGTH_BYTES);
+  const names = new Set<string>();
+  const tensors: PlacedTensor[] = [];
+  for (const at of json.items("{", "}")) {
+    const name = json.string(LIMITS.nameBytes, "name-too-long");
+    if (names.has(name)) throw refuse("duplicate-name", at, `the name ${quoted(name)} occurs twice`);
+    names.add(name);
+    json.expect(":");
+    if (name === "__metadata__") {
+      readMetadata(json);
+    } else {
+      requireTensorName("safetensors", name, at);
+      requireTensorCount("safetensors", tensors.length + 1, at);
+      tensors.push(readTensor(json, name, data));
+    }
+  }
+  json.end();
+  return tensors;
+}
+
+/** Checks the string→string map; its values are not kept. */
+function readMetadata(json: JsonHeader): void {
+  const keys = new Set<string>();
+  for (const at of json.items("{", "}")) {
+    const key = json.string(METADATA_KEY_BYTES, "metadata-key-too-long");
+    if (keys.has(key)) throw refuse("duplicate-key", at, `the metadata key ${quoted(key)} occurs twice`);
+    keys.add(key);
+    if (keys.size > METADATA_COUNT) throw refuse("metadata-count", at, `more than ${METADATA_COUNT} metadata entries`);
+    json.expect(":");
+    json.skipString();
+  }
+}
+
+function readTensor(json: JsonHeader, name: string, data: DataSection): PlacedTensor {
+  const entryAt = json.next();
+  let dtype: Dtype | undefined;
+  let shape: Field<number[]> | undefined;
+  let offsets: Field<readonly [begin: number, end: number]> | undefined;
+  const seen: string[] = [];
+  for (const keyAt of json.items("{", "}")) {
+    const key = json.string(WORD_BYTES, "field-unknown");
+    if (seen.includes(key))
+      throw refuse("duplicate-key", keyAt, `tensor ${quoted(name)} has the field ${quoted(key)} twice`);
+    seen.push(key);
+    json.expect(":");
+    const at = json.next();
+    if (key === "dtype") dtype = readDtype(json, name, at);
+    else if (key === "shape") shape = { at, value: readShape(json) };
+    else if (key === "data_offsets") offsets = { at, value: readOffsets(json) };
+    else throw refuse("field-unknown", keyAt, `tensor ${quoted(name)} has the unknown field ${quoted(key)}`);
+  }
+  if (dtype === undefined || shape === undefined || offsets === undefined) {
+    throw refuse("field-missing", entryAt, `tensor ${quoted(name)} lacks dtype, shape or data_offsets`);
+  }
+  const sizeByShape = requireByteLength(name, dtype, shape);
+  const [begin, end] = offsets.value;
+  if (begin > end) throw refuse("offsets-reversed", offsets.at, `tensor ${quoted(name)} ends before it begins`);
+  if (end > data.end - data.start) {
+    throw refuse("tensor-outside-file", offsets.at, `tensor ${quoted(name)} reaches behind the file`);
+  }
+  if (end - begin !== sizeByShape) {
+    const claim = `takes ${sizeByShape} bytes by dtype and shape, ${end - begin} by data_offsets`;
+    throw refuse("size-mismatch", offsets.at, `tensor ${quoted(name)} ${claim}`);
+  }
+  const tensor = { name, dtype: dtype.name, shape: shape.value, offset: data.start + begin, byteLength: end - begin };
+  return { tensor, at: offsets.at };
+}
+
+function readDtype(json: JsonHeader, name: string, at: number): Dtype {
+  const text = json.string(WORD_BYTES, "dtype-unknown");
+  const dtype = DTYPES.get(text);
+  if (dtype === undefined)
+    throw refuse("dtype-unknown", at, `tensor ${quoted(name)} has the unknown dtype ${quoted(text)}`);
+  return dtype;
+}
+
+function readShape(json: JsonHeader): number[] {
+  const shape: number[] = [];
+  for (const at of json.items("[", "]")) {
+    if (shape.length === RANK_MAX) throw refuse("rank-too-large", at, `a shape of more than ${RANK_MAX} extents`);
+    shape.push(json.integer());
+  }
+  // A copy of exact length: an array grown by `push` keeps room for 17 elements, which a million tensors would pay for.
+  return shape.slice();
+}
+
+function readOffsets(json: JsonHeader): readonly [begin: number, end: number] {
+  json.expect("[");
+  const begin = json.integer();
+  json.expect(",");
+  const end = json.integer();
+  json.expect("]");
+  return [begin, end];
+}
+
+/** Bytes of a tensor by its dtype and shape. */
+function requireByteLength(name: string, dtype: Dtype, shape: Field<readonly number[]>): number {
+  const elements = elementCount(shape.value);
+  const bits = elements === undefined ? undefined : checkedProduct(elements, dtype.bits);
+  if (bits === undefined) throw refuse("size-overflow", shape.at, `the size of tensor ${quoted(name)} overflows`);
+  if (bits % 8 !== 0) {
+    throw refuse("size-fractional", shape.at, `tensor ${quoted(name)} of ${bits} bits does not fill whole bytes`);
+  }
+  return bits / 8;
+}
+
+/** Refuses overlaps, holes, and data that no tensor names. `tensors` are sorted by offset. */
+function requireContiguous(tensors: readonly PlacedTensor[], data: DataSection): void {
+  let end = data.start;
+  for (const { tensor, at } of tensors) {
+    if (tensor.offset < end) throw refuse("overlap", at, `tensor ${quoted(tensor.name)} overlaps the one before it`);
+    if (tensor.offset > end)
+      throw refuse("hole", at, `${tensor.offset - end} bytes before tensor ${quoted(tensor.name)}`);
+    end += tensor.byteLength;
+  }
+  if (end < data.end) throw refuse("data-end", end, `${data.end - end} bytes follow the last tensor`);
+}

@@ -1,0 +1,141 @@
+/** What a verification says when it passes, and how one that fails is reported. */
+import type { Backend } from "../cuda/driver.ts";
+import type { DamagedBlock, DeviceInfo, Located, Measurement } from "../device/device.ts";
+import { toHex } from "../bytes.ts";
+import { VramError } from "../errors.ts";
+import { RANGE_BYTES } from "../hash/geometry.ts";
+import type { DamagedRange, DeviceRef } from "../journal/entry.ts";
+import { LIMITS } from "../limits.ts";
+import { tensorsWithin } from "../source/tensors.ts";
+import { recordOf, type Shard, type ShardRecord } from "../residency/shard.ts";
+
+/** A verification that passed. Durations in milliseconds, rate in bytes per second. */
+export interface VerificationReport {
+  readonly record: ShardRecord;
+  readonly backend: Backend;
+  readonly device: DeviceRef;
+  /** The measured digest, equal to the sealed one; 32 bytes, hex. */
+  readonly digest: string;
+  /**
+   * `measured`: the bytes were measured by this call. `fresh-enough`: an earlier measurement by this instance is no
+   * older than the caller demanded; nothing was measured now.
+   */
+  readonly basis: "measured" | "fresh-enough";
+  /** Age of the measurement by the monotonic clock; 0 when measured now. */
+  readonly ageMs: number;
+  readonly measuredAt: string;
+  /** Bytes the measurement covered: always all of the shard. 0 when nothing was measured now. */
+  readonly bytesCovered: number;
+  readonly durationMs: number;
+  readonly bytesPerSecond: number;
+  /** The caller's salt and what it gave: only bytes at hand now can. */
+  readonly salted?: { readonly salt: string; readonly digest: string };
+  /** `l2-possible`: the shard is so small that the GPU's L2 cache may have answered for VRAM. */
+  readonly readFrom: "vram" | "l2-possible" | "emulated";
+}
+
+/** Whether the L2 cache could hold enough of the shard to answer for the memory behind it (facts/cuda.md, §9b). */
+export function readFrom(info: DeviceInfo, byteLength: number): VerificationReport["readFrom"] {
+  if (info.backend === "emulated") return "emulated";
+  return byteLength < 2 * info.l2CacheBytes ? "l2-possible" : "vram";
+}
+
+export function measuredReport(
+  shard: Shard,
+  info: DeviceInfo,
+  measured: Measurement,
+  salted: VerificationReport["salted"],
+): VerificationReport {
+  const seconds = measured.durationMs / 1000;
+  return {
+    record: recordOf(shard),
+    backend: info.backend,
+    device: { ordinal: info.ordinal, uuid: info.uuid },
+    digest: toHex(measured.digest),
+    basis: "measured",
+    ageMs: 0,
+    measuredAt: new Date(shard.lastMeasured.wallMs).toISOString(),
+    bytesCovered: measured.bytesCovered,
+    durationMs: measured.durationMs,
+    bytesPerSecond: seconds > 0 ? Math.round(measured.bytesCovered / seconds) : 0,
+    ...(salted === undefined ? {} : { salted }),
+    readFrom: readFrom(info, measured.bytesCovered),
+  };
+}
+
+export function freshReport(shard: Shard, info: DeviceInfo, ageMs: number): VerificationReport {
+  return {
+    record: recordOf(shard),
+    backend: info.backend,
+    device: { ordinal: info.ordinal, uuid: info.uuid },
+    digest: shard.seal.digest,
+    basis: "fresh-enough",
+    ageMs,
+    measuredAt: new Date(shard.lastMeasured.wallMs).toISOString(),
+    bytesCovered: 0,
+    durationMs: 0,
+    bytesPerSecond: 0,
+    readFrom: readFrom(info, shard.seal.byteLength),
+  };
+}
+
+/** Where the damage is; lists are cut at `LIMITS.reportedRanges`, counts are not. */
+export interface Damage {
+  readonly ranges: readonly DamagedRange[];
+  readonly rangeCount: number;
+  /** Every tensor that overlaps a damaged range, in file order. */
+  readonly tensors: readonly string[];
+  readonly tensorCount: number;
+  /** How closely it could be located, and why no closer. */
+  readonly precision: "range" | "block";
+  readonly because?: string;
+  readonly blocks: readonly (DamagedBlock & { readonly tensors: readonly string[] })[];
+  readonly blockCount: number;
+}
+
+const namesWithin = (shard: Shard, offset: number, byteLength: number): string[] =>
+  tensorsWithin(shard.tensors, offset, byteLength).map((tensor) => tensor.name);
+
+/** Ranges and tensors, before anything is located more closely. */
+export function damageOf(shard: Shard, rangeOffsets: readonly number[]): Damage {
+  const ranges = rangeOffsets.map((offset) => ({
+    offset,
+    byteLength: Math.min(RANGE_BYTES, shard.seal.byteLength - offset),
+  }));
+  const tensors = new Set(ranges.flatMap(({ offset, byteLength }) => namesWithin(shard, offset, byteLength)));
+  return {
+    ranges: ranges.slice(0, LIMITS.reportedRanges),
+    rangeCount: ranges.length,
+    tensors: [...tensors].slice(0, LIMITS.reportedRanges),
+    tensorCount: tensors.size,
+    precision: "range",
+    blocks: [],
+    blockCount: 0,
+  };
+}
+
+/** The same, with what a comparison with the source added. */
+export function refineDamage(shard: Shard, damage: Damage, located: Located): Damage {
+  if (located.precision === "range") return { ...damage, because: located.because };
+  return {
+    ...damage,
+    precision: "block",
+    blocks: located.blocks.map((block) => ({ ...block, tensors: namesWithin(shard, block.offset, block.byteLength) })),
+    blockCount: located.blockCount,
+  };
+}
+
+/** The error of a mismatch: both digests and where. */
+export function mismatchError(shard: Shard, measured: Measurement, damage: Damage): VramError {
+  const { name, digest } = shard.seal;
+  const [expected, actual] = [`fsverity:${digest}`, `fsverity:${toHex(measured.digest)}`];
+  const list = damage.tensors.slice(0, 3).join(", ");
+  const more = damage.tensorCount > 3 ? ` and ${damage.tensorCount - 3} more` : "";
+  const where = damage.tensorCount === 0 ? "no tensor overlaps it" : `in ${list}${more}`;
+  return new VramError(
+    "MEASUREMENT_MISMATCH",
+    `${name}: the bytes in VRAM are not the sealed ones: sealed ${expected}, measured ${actual}; ` +
+      `${damage.rangeCount} of 512 KiB damaged, ${where}`,
+    { details: { shardId: shard.seal.shardId, expected, actual, damage } },
+  );
+}

@@ -1,0 +1,279 @@
+/** What the emulated device does about mistakes: faults that come late and stay, and lints hardware would not give. */
+import { describe, expect, test } from "vitest";
+import { createFaultPlan } from "../../src/cuda/emulated/faults.ts";
+import { EMULATED_MODULE_IMAGE } from "../../src/cuda/emulated/kernels.ts";
+import { EmulatorLint } from "../../src/cuda/emulated/lint.ts";
+import { hashLaunch } from "../../src/cuda/kernel-abi.ts";
+import { STATUS } from "../../src/cuda/status.ts";
+import {
+  device,
+  GRANULE,
+  letItRun,
+  type Machine,
+  openMachine,
+  statusOf,
+  statusWhen,
+  thrownBy,
+} from "../helpers/emulated.ts";
+
+const LINT = "EmulatorLint";
+
+/** Makes the context fail: a write to an address that was never mapped. */
+async function poison(machine: Machine): Promise<void> {
+  machine.driver.stream.fill(machine.cuStream, 0x10_0000n, 0, 1);
+  expect(await statusWhen(machine.finish())).toBe(STATUS.ILLEGAL_ADDRESS);
+}
+
+describe("faults at execution are late and sticky", () => {
+  const { ILLEGAL_ADDRESS } = STATUS;
+
+  test("a write through a read-only mapping succeeds as a call and fails the context later", async () => {
+    const machine = openMachine();
+    const { cuPointer } = machine.allocate(GRANULE, "read");
+    machine.driver.stream.fill(machine.cuStream, cuPointer, 0, 64);
+    machine.driver.context.memoryInfo();
+    expect(await statusWhen(machine.finish())).toBe(ILLEGAL_ADDRESS);
+    expect(statusOf(() => machine.driver.context.memoryInfo())).toBe(ILLEGAL_ADDRESS);
+  });
+
+  const scenes: Record<string, (machine: Machine) => void> = {
+    "a copy into a read-only mapping": (machine) => {
+      const { cuPointer } = machine.allocate(GRANULE, "read");
+      machine.driver.stream.copyToDevice(machine.cuStream, cuPointer, machine.pinned(1).cuPointer, 1);
+    },
+    "a copy from a mapping without access": (machine) => {
+      const { cuPointer } = machine.allocate(GRANULE, "none");
+      machine.driver.stream.copyToHost(machine.cuStream, machine.pinned(1).cuPointer, cuPointer, 1);
+    },
+    "a fill of a mapping without access": (machine) => {
+      machine.driver.stream.fill(machine.cuStream, machine.allocate(GRANULE, "none").cuPointer, 0, 1);
+    },
+    "a read of a reservation without a mapping": (machine) => {
+      const cuPointer = machine.driver.memory.reserveAddress(GRANULE);
+      machine.driver.stream.copyToHost(machine.cuStream, machine.pinned(1).cuPointer, cuPointer, 1);
+    },
+    "a range that runs past its mapping": (machine) => {
+      machine.driver.stream.fill(machine.cuStream, machine.allocate(GRANULE).cuPointer + 1n, 0, GRANULE);
+    },
+    "a stale pointer": (machine) => {
+      const mapped = machine.allocate(GRANULE);
+      machine.free(mapped);
+      machine.allocate(GRANULE);
+      machine.driver.stream.fill(machine.cuStream, mapped.cuPointer, 0, 1);
+    },
+    "access that another device has": (machine) => {
+      const { cuPointer } = machine.allocate(GRANULE, "none");
+      machine.driver.memory.setAccess(cuPointer, GRANULE, 1, "readWrite");
+      machine.driver.stream.fill(machine.cuStream, cuPointer, 0, 1);
+    },
+  };
+  test.each(Object.keys(scenes))("%s is 700", async (name) => {
+    const machine = openMachine({ devices: [device(0), device(1)] });
+    scenes[name]?.(machine);
+    expect(await statusWhen(machine.finish())).toBe(ILLEGAL_ADDRESS);
+  });
+
+  test("every call that needs the context then throws it, and so does the event's query; VMM calls work", async () => {
+    const machine = openMachine();
+    const { driver, cuStream, cuFunction, cuContext } = machine;
+    const mapped = machine.allocate(GRANULE);
+    const slot = machine.pinned(64);
+    const cuEvent = driver.event.create();
+    await poison(machine);
+    const acts: (() => unknown)[] = [
+      () => driver.event.query(cuEvent),
+      () => driver.event.create(),
+      () => driver.event.record(cuEvent, cuStream),
+      () => driver.event.destroy(cuEvent),
+      () => driver.stream.create(),
+      () => driver.stream.destroy(cuStream),
+      () => driver.stream.fill(cuStream, mapped.cuPointer, 0, 1),
+      () => driver.stream.launch(cuStream, cuFunction, hashLaunch(mapped.cuPointer, [], 0n)),
+      () => driver.memory.allocatePinned(64),
+      () => driver.memory.freePinned(slot.cuPointer),
+      () => driver.memory.pointerAttribute(mapped.cuPointer, "memoryType"),
+      () => driver.context.memoryInfo(),
+      () => driver.module.load(EMULATED_MODULE_IMAGE),
+    ];
+    for (const act of acts) expect(statusOf(act)).toBe(ILLEGAL_ADDRESS);
+    driver.context.setCurrent(cuContext);
+    machine.free(mapped);
+  });
+
+  test("work behind the fault never executes, also on other streams; a second fault changes nothing", async () => {
+    const machine = openMachine();
+    const { driver, cuStream } = machine;
+    const mapped = machine.allocate(GRANULE);
+    const other = driver.stream.create();
+    const slot = machine.pinned(1);
+    driver.stream.fill(cuStream, 0x10_0000n, 0, 1);
+    for (let turn = 0; turn < 5; turn += 1) driver.stream.fill(other, mapped.cuPointer, 0, 1);
+    driver.stream.copyToHost(other, slot.cuPointer, mapped.cuPointer, 1);
+    driver.stream.fill(cuStream, mapped.cuPointer, 0, 1);
+    await letItRun();
+    expect(slot.bytes[0]).toBe(0);
+    // What referred to the mapping was abandoned with the work, so it can be unmapped.
+    machine.free(mapped);
+  });
+
+  test("the next context is fresh: allocations live, streams of the dead one do not, pinned memory came back", async () => {
+    const machine = openMachine();
+    const { driver } = machine;
+    const mapped = machine.allocate(GRANULE);
+    await machine.upload(mapped.cuPointer, Uint8Array.of(1, 2, 3));
+    machine.pinned(1000);
+    expect(driver.context.retainPrimary(0)).toBe(machine.cuContext);
+    await poison(machine);
+    driver.context.releasePrimary(0);
+    // Still referenced: still dead.
+    driver.context.retainPrimary(0);
+    expect(statusOf(() => driver.context.memoryInfo())).toBe(ILLEGAL_ADDRESS);
+    driver.context.releasePrimary(0);
+    driver.context.releasePrimary(0);
+    expect(driver.emulation.live()).toEqual({ allocations: 1, mappings: 1, reservations: 1 });
+    driver.context.setCurrent(driver.context.retainPrimary(0));
+    expect(statusOf(() => driver.stream.destroy(machine.cuStream))).toBe(LINT);
+    const stream = driver.stream.create();
+    const slot = machine.pinned(3);
+    driver.stream.copyToHost(stream, slot.cuPointer, mapped.cuPointer, 3);
+    await machine.finish(stream);
+    expect([...slot.bytes]).toEqual([1, 2, 3]);
+  });
+
+  test("memory with an uncorrectable error fails its reader with 214, not its writer", async () => {
+    const faults = createFaultPlan();
+    const machine = openMachine({ faults });
+    const good = machine.allocate(GRANULE);
+    const bad = machine.allocate(GRANULE);
+    faults.markUncorrectable({ allocation: 2, offset: 4096, byteLength: 32 });
+    machine.driver.stream.fill(machine.cuStream, bad.cuPointer, 1, GRANULE);
+    await machine.finish();
+    expect(await machine.download(good.cuPointer, GRANULE)).toHaveLength(GRANULE);
+    expect(await machine.download(bad.cuPointer, 4096)).toHaveLength(4096);
+    expect(await machine.download(bad.cuPointer + 4128n, 64)).toHaveLength(64);
+    const jobs = [{ cuSource: bad.cuPointer, byteLength: 8192, cuTarget: good.cuPointer }];
+    expect(await statusWhen(machine.hash(jobs))).toBe(STATUS.ECC_UNCORRECTABLE);
+    expect(statusOf(() => machine.driver.context.memoryInfo())).toBe(STATUS.ECC_UNCORRECTABLE);
+  });
+});
+
+describe("lints", () => {
+  test("pinned memory after it was freed, and its bytes", () => {
+    const machine = openMachine();
+    const { driver, cuStream } = machine;
+    const { cuPointer } = machine.allocate(GRANULE);
+    const slot = machine.pinned(Uint8Array.of(1, 2, 3));
+    driver.memory.freePinned(slot.cuPointer);
+    expect([...slot.bytes]).toEqual([0xdd, 0xdd, 0xdd]);
+    const error = thrownBy(() => driver.stream.copyToDevice(cuStream, cuPointer, slot.cuPointer, 1));
+    expect(error).toBeInstanceOf(EmulatorLint);
+    expect(String(error)).toBe("EmulatorLint: stream.copyToDevice: pinned memory that was freed");
+    expect(statusOf(() => driver.stream.copyToHost(cuStream, slot.cuPointer, cuPointer, 1))).toBe(LINT);
+    expect(statusOf(() => driver.memory.freePinned(slot.cuPointer))).toBe(LINT);
+  });
+
+  test("host memory that is not pinned, and more than was pinned", () => {
+    const machine = openMachine();
+    const { driver, cuStream } = machine;
+    const { cuPointer } = machine.allocate(GRANULE);
+    const slot = machine.pinned(100);
+    expect(statusOf(() => driver.stream.copyToDevice(cuStream, cuPointer, 0x7fff_0000n, 1))).toBe(LINT);
+    expect(statusOf(() => driver.stream.copyToDevice(cuStream, cuPointer, slot.cuPointer + 1n, 100))).toBe(LINT);
+    expect(statusOf(() => driver.stream.copyToHost(cuStream, slot.cuPointer + 100n, cuPointer, 1))).toBe(LINT);
+    expect(statusOf(() => driver.memory.freePinned(slot.cuPointer + 1n))).toBe(STATUS.INVALID_VALUE);
+    expect(statusOf(() => driver.memory.freePinned(0x7fff_0000n))).toBe(STATUS.INVALID_VALUE);
+    driver.memory.freePinned(slot.cuPointer);
+  });
+
+  test("[VR-MEM-02] a step beyond the bytes in use, within the last granule, through any alias", async () => {
+    const machine = openMachine();
+    const { driver, cuStream } = machine;
+    const main = machine.allocate(GRANULE);
+    const alias = machine.alias(main, "readWrite");
+    const slot = machine.pinned(2000);
+    driver.lint?.setExtent(main.cuPointer, 1000);
+    driver.stream.fill(cuStream, alias, 0, 1000);
+    expect(statusOf(() => driver.stream.fill(cuStream, alias, 0, 1001))).toBe(LINT);
+    expect(statusOf(() => driver.stream.fill(cuStream, main.cuPointer + 1000n, 0, 1))).toBe(LINT);
+    expect(statusOf(() => driver.stream.copyToDevice(cuStream, alias + 999n, slot.cuPointer, 2))).toBe(LINT);
+    expect(statusOf(() => driver.stream.copyToHost(cuStream, slot.cuPointer, main.cuPointer, 1001))).toBe(LINT);
+    await machine.finish();
+  });
+
+  test("an overrun only the kernel makes is thrown by the next call of any kind, once", async () => {
+    const machine = openMachine();
+    const source = machine.allocate(GRANULE);
+    const target = machine.allocate(GRANULE);
+    machine.driver.lint?.setExtent(target.cuPointer, 32);
+    const jobs = [{ cuSource: source.cuPointer, byteLength: 8192, cuTarget: target.cuPointer }];
+    expect(await statusWhen(machine.hash(jobs))).toBe(LINT);
+    expect(machine.driver.emulation.pendingLint()).toBeUndefined();
+    machine.driver.device.count();
+  });
+
+  test("an extent that is not one", () => {
+    const machine = openMachine();
+    const { cuPointer } = machine.allocate(GRANULE);
+    const { lint } = machine.driver;
+    expect(statusOf(() => lint?.setExtent(cuPointer + 1n, 10))).toBe(LINT);
+    expect(statusOf(() => lint?.setExtent(4711n, 10))).toBe(LINT);
+    for (const byteLength of [0, -1, 0.5, GRANULE + 1]) {
+      expect(statusOf(() => lint?.setExtent(cuPointer, byteLength))).toBe(LINT);
+    }
+  });
+
+  test("handles that are gone: stream, event, module, function, allocation, address range", () => {
+    const machine = openMachine();
+    const { driver, cuFunction } = machine;
+    const cuStream = driver.stream.create();
+    const cuEvent = driver.event.create();
+    const cuModule = driver.module.load(EMULATED_MODULE_IMAGE);
+    const orphan = driver.module.getFunction(cuModule, "vram_hash_blocks");
+    const mapped = machine.allocate(GRANULE);
+    driver.stream.destroy(cuStream);
+    driver.event.destroy(cuEvent);
+    driver.module.unload(cuModule);
+    machine.free(mapped);
+    const { cuHandle, cuPointer } = mapped;
+    const launch = hashLaunch(cuPointer, [], 0n);
+    const acts: (() => unknown)[] = [
+      () => driver.stream.fill(cuStream, 0n, 0, 1),
+      () => driver.stream.destroy(cuStream),
+      () => driver.stream.launch(cuStream, cuFunction, launch),
+      () => driver.stream.launch(machine.cuStream, orphan, launch),
+      () => driver.event.record(driver.event.create(), cuStream),
+      () => driver.event.record(cuEvent, machine.cuStream),
+      () => driver.event.query(cuEvent),
+      () => driver.event.destroy(cuEvent),
+      () => driver.module.getFunction(cuModule, "vram_hash_blocks"),
+      () => driver.module.unload(cuModule),
+      () => driver.memory.release(cuHandle),
+      () => driver.memory.properties(cuHandle),
+      () => driver.memory.exportFd(cuHandle),
+      () => driver.memory.freeAddress(cuPointer, GRANULE),
+      () => driver.memory.map(cuPointer, GRANULE, driver.memory.create(GRANULE, 0)),
+      () => driver.memory.unmap(cuPointer, GRANULE),
+    ];
+    for (const act of acts) expect(statusOf(act)).toBe(LINT);
+  });
+
+  test("what enqueued work refers to can neither be freed nor unmapped, until it is done", async () => {
+    const machine = openMachine();
+    const { driver, cuStream } = machine;
+    const mapped = machine.allocate(GRANULE);
+    const room = machine.allocate(GRANULE);
+    const slot = machine.pinned(64);
+    driver.stream.copyToDevice(cuStream, mapped.cuPointer, slot.cuPointer, 64);
+    driver.stream.launch(cuStream, machine.cuFunction, {
+      ...hashLaunch(room.cuPointer, [], mapped.cuPointer),
+      gridX: 1,
+    });
+    expect(statusOf(() => driver.memory.freePinned(slot.cuPointer))).toBe(LINT);
+    expect(statusOf(() => driver.memory.unmap(mapped.cuPointer, GRANULE))).toBe(LINT);
+    expect(statusOf(() => driver.memory.unmap(room.cuPointer, GRANULE))).toBe(LINT);
+    await machine.finish();
+    driver.memory.freePinned(slot.cuPointer);
+    machine.free(mapped);
+    machine.free(room);
+  });
+});
