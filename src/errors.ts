@@ -42,7 +42,7 @@ export const ERROR_TABLE = {
   SOURCE_TOO_LARGE: row("the source exceeds the model size limit", "raise `maxModelBytes` if this model is wanted"),
   MODEL_MALFORMED: row(
     "the model file breaks a rule of its format",
-    "fetch the file again; if it is not a model, seal it as raw",
+    "fetch the file again; to seal its bytes as they are, ask for the format raw",
   ),
   NAME_CONFLICT: row("the name belongs to a shard with another digest", "choose another name or evict that shard"),
   SEAL_IN_PROGRESS: row("a shard of this name is being sealed right now", "wait for it, then try again", {

@@ -26,8 +26,8 @@ export const LIMITS = {
   safetensorsHeaderBytesMax: 100 * MIB,
   /** Header of a GGUF file: the largest vocabularies take about 10 MiB. */
   ggufHeaderBytes: 64 * MIB,
-  /** Tensors in one file; the largest published models have about 100,000. */
-  tensorCount: 1_000_000,
+  /** Tensors in one file: the largest published models have under 100,000, and more would outgrow 2 × header + 32 MiB. */
+  tensorCount: 200_000,
   /** Shards of one set; the largest published models have about 300. */
   setMembers: 4096,
   /** Names (design §5). */

@@ -7,10 +7,16 @@ import { requireInteger } from "./assert.ts";
 import { toHex } from "./bytes.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import { openEmulatedDriver } from "./cuda/emulated/driver.ts";
-import { type EmulatedFaults } from "./cuda/emulated/faults.ts";
+import type { EmulatedFaults } from "./cuda/emulated/faults.ts";
 import { EMULATED_MODULE_IMAGE } from "./cuda/emulated/kernels.ts";
 import type { EmulatedDeviceSpec, EmulatedDriver } from "./cuda/emulated/options.ts";
-import { type BackendChoice, type BackendDecision, chooseBackend, type HostTraces, readHostTraces } from "./device/detect.ts";
+import {
+  type BackendChoice,
+  type BackendDecision,
+  chooseBackend,
+  type HostTraces,
+  readHostTraces,
+} from "./device/detect.ts";
 import { type LocalDevice, openLocalDevice } from "./device/local.ts";
 import { type ReleaseFailureReporter, UndoStack } from "./dispose.ts";
 import { toVramError, VramError } from "./errors.ts";
@@ -42,6 +48,8 @@ export interface VramOptions {
   readonly modelRoots?: readonly string[];
   /** Threads that hash on the host; default one per core, 0 = the calling thread. */
   readonly hashThreads?: number;
+  /** `LD_LIBRARY_PATH`: where a driver library may also be. */
+  readonly libraryPath?: string;
   /** Readers of the journal from its first entry on. */
   readonly readers?: readonly JournalReader[];
 }
@@ -121,7 +129,7 @@ export async function openSystem(options: VramOptions, test: TestOptions = {}): 
   const clock = test.clock ?? systemClock;
   const journal = createJournal(clock);
   for (const reader of options.readers ?? []) journal.attach(reader);
-  const traces = test.traces ?? readHostTraces(process.env["LD_LIBRARY_PATH"]);
+  const traces = test.traces ?? readHostTraces(options.libraryPath);
   const decision = chooseBackend(options.backend ?? "auto", options.requireGpu ?? false, traces);
   const report = reporter(journal);
   const undo = new UndoStack(report);
@@ -130,7 +138,10 @@ export async function openSystem(options: VramOptions, test: TestOptions = {}): 
     const pool = openHashPool(options.hashThreads);
     undo.defer("hash pool", () => pool.close());
     const specs = emulatedSpecs(options, test, state);
-    await state.bind(decision.backend, specs.map((spec) => spec.uuid));
+    await state.bind(
+      decision.backend,
+      specs.map((spec) => spec.uuid),
+    );
     const faults = test.faults === undefined ? {} : { faults: test.faults };
     const driver = openEmulatedDriver({ devices: specs, pool, ...faults });
     undo.defer("driver", () => driver.close());
@@ -162,7 +173,7 @@ export async function openSystem(options: VramOptions, test: TestOptions = {}): 
   }
 }
 
-/** Options the environment gives: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`. */
+/** Options the environment gives: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`, `LD_LIBRARY_PATH`. */
 export function optionsFromEnvironment(env: Readonly<Record<string, string | undefined>>): VramOptions {
   const integer = (name: string, max: number): number | undefined => {
     const text = env[name];
@@ -176,7 +187,9 @@ export function optionsFromEnvironment(env: Readonly<Record<string, string | und
   }
   const byteLength = integer("VRAM_EMULATED_BYTES", Number.MAX_SAFE_INTEGER);
   const hashThreads = integer("VRAM_HASH_THREADS", 256);
+  const libraryPath = env["LD_LIBRARY_PATH"];
   return {
+    ...(libraryPath === undefined ? {} : { libraryPath }),
     ...(backend === undefined || backend === "" ? {} : { backend }),
     ...(byteLength === undefined ? {} : { emulated: { byteLength } }),
     ...(hashThreads === undefined ? {} : { hashThreads }),

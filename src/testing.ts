@@ -3,10 +3,11 @@
  * change, and a count of live handles. Nothing here is reachable from the library's main entry.
  */
 import { type OpenSystem, openSystem, type TestOptions, type VramOptions } from "./open.ts";
+import { flipShardBit } from "./tamper.ts";
 import { createVram, type Vram } from "./vram.ts";
 
-export { EmulatorLint } from "./cuda/emulated/lint.ts";
 export { createFaultPlan, type FaultPlan } from "./cuda/emulated/faults.ts";
+export { EmulatorLint } from "./cuda/emulated/lint.ts";
 export { liveHandles } from "./dispose.ts";
 export type { TestOptions } from "./open.ts";
 
@@ -16,13 +17,6 @@ export interface TestVram {
   readonly open: OpenSystem;
   /** Flips one bit of a sealed shard in VRAM through a writable alias. Offset in bytes, bit 0–7. */
   flipBit(idOrName: string, offset: number, bit: number): Promise<void>;
-}
-
-/** Flips one bit of a shard's bytes in (emulated or real) VRAM. */
-export async function flipShardBit(open: OpenSystem, idOrName: string, offset: number, bit: number): Promise<void> {
-  const shard = open.system.registry.find(idOrName);
-  const device = open.devices.find((candidate) => candidate.info.uuid === shard.device.uuid);
-  await device?.flipBit(shard.allocationId, offset, bit);
 }
 
 /** Opens a system on the emulated device. */

@@ -84,7 +84,10 @@ export interface Vram {
   /** Reads a source once into VRAM, measures it there, seals it. A call that fails has done nothing. */
   seal(source: SealSource, options?: SealOptions): Promise<SealResult>;
   /** Seals every file of a directory or index; all or none. Name and digest options belong to single files. */
-  sealSet(path: string, options?: Pick<SealOptions, "device" | "sha256" | "maxAgeMs" | "signal">): Promise<SealResult[]>;
+  sealSet(
+    path: string,
+    options?: Pick<SealOptions, "device" | "sha256" | "maxAgeMs" | "signal">,
+  ): Promise<SealResult[]>;
   /** Measures a shard where it lies. Throws, or returns a report. */
   verify(idOrName: string, options?: VerifyOptions): Promise<VerificationReport>;
   inspect(idOrName: string): ShardRecord;
@@ -170,11 +173,15 @@ class OpenVram implements Vram {
       const { system, workers } = this.#open;
       const worker = findWorker(workers, options.device);
       const request = toRequest(source, options, system.modelRoots);
-      if (request.spec.kind !== "path") return sealModel(system, worker, withSignal(request, this.#signal(options.signal)));
+      if (request.spec.kind !== "path")
+        return sealModel(system, worker, withSignal(request, this.#signal(options.signal)));
       const members = await expandSource(request.spec.path, system.modelRoots, nodeFileSystem);
       const [only, second] = members;
       if (only === undefined || second !== undefined) {
-        throw new VramError("INVALID_ARGUMENT", `${request.spec.path} is a set of ${members.length} files; use sealSet`);
+        throw new VramError(
+          "INVALID_ARGUMENT",
+          `${request.spec.path} is a set of ${members.length} files; use sealSet`,
+        );
       }
       const spec = { ...request.spec, path: only };
       return sealModel(system, worker, { ...withSignal(request, this.#signal(options.signal)), spec });

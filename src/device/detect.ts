@@ -5,8 +5,8 @@
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { VramError } from "../errors.ts";
 import type { Backend } from "../cuda/driver.ts";
+import { VramError } from "../errors.ts";
 
 /** What the caller asked for. */
 export type BackendChoice = "auto" | "cuda" | "emulated";
@@ -72,7 +72,8 @@ export function chooseBackend(choice: BackendChoice, requireGpu: boolean, traces
     });
   }
   if (choice === "emulated") return { backend: "emulated", because: "emulation was asked for by name" };
-  if (found === "") return { backend: "emulated", because: "neither an NVIDIA driver library nor a device node is here" };
+  if (found === "")
+    return { backend: "emulated", because: "neither an NVIDIA driver library nor a device node is here" };
   throw new VramError("DEVICE_UNUSABLE", `an NVIDIA GPU is present (${found}), but ${NO_NATIVE_DRIVER}`, {
     details: { traces },
   });

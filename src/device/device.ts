@@ -3,8 +3,7 @@
  * Here a device is local; in the service it will be one child process per GPU behind this same interface. Keys,
  * policy and registry never live behind it.
  */
-import type { AllocationProperties, Backend, Tenant } from "../cuda/driver.ts";
-import type { Access } from "../cuda/driver.ts";
+import type { Access, AllocationProperties, Backend, Tenant } from "../cuda/driver.ts";
 import type { FormatOptions, SourceInfo, SourceSpec } from "../source/source.ts";
 
 /** What the driver says of a device; asked once, at open. */

@@ -23,7 +23,16 @@ import { digestOpened } from "../staging/digest.ts";
 import { pump } from "../staging/pump.ts";
 import { openRing, type PinnedRing } from "../staging/ring.ts";
 import { createWitness, type Witness } from "../staging/witness.ts";
-import type { AllocationId, Device, DeviceInfo, FreeResult, SourceId, UploadRequest, UploadResult, UploadWatch } from "./device.ts";
+import type {
+  AllocationId,
+  Device,
+  DeviceInfo,
+  FreeResult,
+  SourceId,
+  UploadRequest,
+  UploadResult,
+  UploadWatch,
+} from "./device.ts";
 import { readAllocationFacts, readDeviceInfo } from "./facts.ts";
 import { locateDamage } from "./locate.ts";
 import { type Meter, openMeter } from "./measure.ts";
@@ -199,7 +208,9 @@ class OpenLocalDevice implements LocalDevice {
   }
 
   measure(allocationId: AllocationId, salt?: Uint8Array) {
-    return this.#measuring.run(() => this.#guard(() => this.#parts.meter.measure(this.#allocation(allocationId), salt)));
+    return this.#measuring.run(() =>
+      this.#guard(() => this.#parts.meter.measure(this.#allocation(allocationId), salt)),
+    );
   }
 
   locate(request: Parameters<Device["locate"]>[0]) {
@@ -217,9 +228,7 @@ class OpenLocalDevice implements LocalDevice {
       block.bytes[0] = (block.bytes[0] ?? 0) ^ (1 << requireInteger(bit, "bit", 0, 7));
       chores.copyToDevice(alias, offset, block, 0, 1);
     };
-    return this.#blockUse.run(() =>
-      this.#guard(() => this.#allocation(allocationId).withWritableAlias(chores, flip)),
-    );
+    return this.#blockUse.run(() => this.#guard(() => this.#allocation(allocationId).withWritableAlias(chores, flip)));
   }
 
   async free(allocationId: AllocationId): Promise<FreeResult> {

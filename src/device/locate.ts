@@ -70,11 +70,13 @@ async function locateInFile(
     const index = offset / RANGE_BYTES;
     const sealed = request.kept.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
     const original = await rereadRange(file, offset, byteLength, sealed);
-    if (original === undefined) return { precision: "range", because: "the source file no longer has the sealed bytes" };
+    if (original === undefined)
+      return { precision: "range", because: "the source file no longer has the sealed bytes" };
     const measured = await tools.meter.leaves(memory, offset, byteLength);
     for (let block = 0; block < blockCount(byteLength); block += 1) {
       const at = block * HASH_BYTES;
-      if (constantTimeEqual(measured.subarray(at, at + HASH_BYTES), original.leaves.subarray(at, at + HASH_BYTES))) continue;
+      if (constantTimeEqual(measured.subarray(at, at + HASH_BYTES), original.leaves.subarray(at, at + HASH_BYTES)))
+        continue;
       found += 1;
       if (blocks.length >= LIMITS.reportedRanges) continue;
       const from = block * BLOCK_BYTES;
@@ -118,4 +120,3 @@ export function differingRanges(sealed: Uint8Array, measured: Uint8Array): numbe
   }
   return offsets;
 }
-

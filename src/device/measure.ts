@@ -10,9 +10,10 @@
 import { randomBytes, randomInt } from "node:crypto";
 import { assert, requireRange } from "../assert.ts";
 import { constantTimeEqual, roundUp } from "../bytes.ts";
+import { UndoStack } from "../dispose.ts";
 import { VramError } from "../errors.ts";
-import type { DeviceContext } from "../handles/context.ts";
 import { type Allocation, openAllocation } from "../handles/allocation.ts";
+import type { DeviceContext } from "../handles/context.ts";
 import type { HashKernel, KernelJob } from "../handles/kernel.ts";
 import type { Mapped, Pinned } from "../handles/mapped.ts";
 import { openPinned } from "../handles/pinned.ts";
@@ -21,7 +22,6 @@ import { hashBlocks, SALT_BLOCK_BYTES, saltBlock } from "../hash/blocks.ts";
 import { BLOCK_BYTES, blockCount, HASH_BYTES, RANGE_BYTES } from "../hash/geometry.ts";
 import { foldKept } from "../hash/tree.ts";
 import type { Measurement } from "./device.ts";
-import { UndoStack } from "../dispose.ts";
 
 export interface Meter {
   /** Measures all of `memory`; `salt` is 1–32 bytes. One at a time. */
@@ -56,7 +56,8 @@ interface Workspace {
   readonly undo: UndoStack;
 }
 
-const invalid = (what: string): VramError => new VramError("MEASUREMENT_INVALID", `the measurement is invalid: ${what}`);
+const invalid = (what: string): VramError =>
+  new VramError("MEASUREMENT_INVALID", `the measurement is invalid: ${what}`);
 
 /** Two fresh blocks that differ in one bit. */
 function freshCanaries(): [Uint8Array, Uint8Array] {
@@ -142,7 +143,12 @@ async function runLaunches(space: Workspace, kernel: HashKernel, run: Run): Prom
   pinned.bytes.set(flipped, CANARY_B);
   pinned.bytes.set(pattern, RESULTS_AT);
   pinned.bytes.set(pattern, answerAt);
-  stream.fill(scratch, space.levelAt, randomInt(256), Math.min(space.levelBytes, blockCount(run.dataBytes) * HASH_BYTES));
+  stream.fill(
+    scratch,
+    space.levelAt,
+    randomInt(256),
+    Math.min(space.levelBytes, blockCount(run.dataBytes) * HASH_BYTES),
+  );
   stream.copyToDevice(scratch, 0, pinned, 0, RESULTS_AT + used);
   run.launches.forEach((jobs, index) => {
     const room = { pinned, device: scratch, offset: TABLES[index] ?? 0 };
@@ -153,7 +159,11 @@ async function runLaunches(space: Workspace, kernel: HashKernel, run: Run): Prom
   await stream.settle(run.dataBytes);
   const answer = pinned.bytes.slice(answerAt, answerAt + used);
   const pair = [hostDigest(known, padded), hostDigest(flipped, padded)];
-  requireRealResults(answer, pattern, run.launches.flatMap(() => pair));
+  requireRealResults(
+    answer,
+    pattern,
+    run.launches.flatMap(() => pair),
+  );
   return answer.subarray(CANARY_DIGESTS_BYTES);
 }
 

@@ -6,8 +6,9 @@
  *
  * Memory that the device may still be writing to is never unmapped: after a stall the alias is leaked instead.
  */
-import { type Access, ACCESS, type CudaDriver } from "../cuda/driver.ts";
+
 import { roundUp } from "../bytes.ts";
+import { ACCESS, type Access, type CudaDriver } from "../cuda/driver.ts";
 import { closedError, countHandle } from "../dispose.ts";
 import { VramError } from "../errors.ts";
 import type { DeviceContext } from "./context.ts";

@@ -2,8 +2,9 @@
  * The hashing kernel as an object: load the module once, launch with jobs in terms of handles. The job table and the
  * salt block travel through `control`, a pinned buffer and a device range of the same layout that the caller owns.
  */
-import { countHandle } from "../dispose.ts";
+
 import { encodeJobs, HASH_KERNEL, hashLaunch, JOB_BYTES } from "../cuda/kernel-abi.ts";
+import { countHandle } from "../dispose.ts";
 import { blockCount, HASH_BYTES } from "../hash/geometry.ts";
 import type { DeviceContext } from "./context.ts";
 import { deviceAddress, type Mapped, type Pinned } from "./mapped.ts";

@@ -7,8 +7,8 @@
  */
 import { assert } from "../assert.ts";
 import { roundUp } from "../bytes.ts";
-import { VramError } from "../errors.ts";
 import type { Tenant } from "../cuda/driver.ts";
+import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 
 export interface Capacity {

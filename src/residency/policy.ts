@@ -4,8 +4,8 @@
  * HMM, a host pointer on coherent machines) are reported elsewhere and never stand here (VR-POL-03).
  */
 import { canonicalJson, toHex } from "../bytes.ts";
-import { VramError } from "../errors.ts";
 import type { AllocationFacts, DeviceFacts } from "../device/device.ts";
+import { VramError } from "../errors.ts";
 import { sha256 } from "../hash/descriptor.ts";
 
 /** Facts a policy may speak of, with the value each must have. */

@@ -63,7 +63,10 @@ export async function findExisting(
   const here = named.find((shard) => shard.device.uuid === worker.ref.uuid);
   if (here === undefined) {
     if (given !== undefined) return undefined;
-    throw new VramError("NAME_CONFLICT", `${source.shardName} is resident on another device; give its digest to copy it`);
+    throw new VramError(
+      "NAME_CONFLICT",
+      `${source.shardName} is resident on another device; give its digest to copy it`,
+    );
   }
   if (here.state !== "sealed") {
     throw new VramError("SHARD_NOT_RESIDENT", `${source.shardName} is ${here.state}; evict it first`);
@@ -160,4 +163,3 @@ export async function upload(
   system.journal.note({ type: "uploaded", name, byteLength, durationMs, comparedWith: compared });
   return result;
 }
-

@@ -89,13 +89,7 @@ export interface Sealable {
 }
 
 /** Puts the mac over every field. */
-export function seal(
-  system: System,
-  worker: Worker,
-  request: SealRequest,
-  source: NamedSource,
-  made: Sealable,
-): Shard {
+export function seal(system: System, worker: Worker, request: SealRequest, source: NamedSource, made: Sealable): Shard {
   const now = { wallMs: system.clock.wallMs(), monotonicMs: system.clock.monotonicMs() };
   return {
     seal: createSeal(worker.keys, {

@@ -37,7 +37,13 @@ export function comparedWith(request: SealRequest): ComparedWith {
 export const wantsSha256 = (request: SealRequest): boolean => request.sha256 || request.expected?.kind === "sha256";
 
 /** The error for bytes that are not what they should be; names both digests. */
-export function mismatch(source: NamedSource, what: string, kind: string, expected: Uint8Array, actual: Uint8Array): VramError {
+export function mismatch(
+  source: NamedSource,
+  what: string,
+  kind: string,
+  expected: Uint8Array,
+  actual: Uint8Array,
+): VramError {
   const [want, got] = [`${kind}:${toHex(expected)}`, `${kind}:${toHex(actual)}`];
   return new VramError("DIGEST_MISMATCH", `${source.shardName}: ${what}: expected ${want}, found ${got}`, {
     details: { expected: want, actual: got },
@@ -57,4 +63,3 @@ export function requireExpected(
     throw mismatch(source, "the source is not what was expected", expected.kind, expected.bytes, actual);
   }
 }
-

@@ -2,7 +2,7 @@
 import { assert } from "../assert.ts";
 import type { Backend } from "../cuda/driver.ts";
 import type { AllocationId } from "../device/device.ts";
-import { Mutex } from "../dispose.ts";
+import type { Mutex } from "../dispose.ts";
 import type { DeviceRef } from "../journal/entry.ts";
 import type { ComparedWith, Seal } from "../seal/encoding.ts";
 import type { SourceSpec } from "../source/source.ts";

@@ -6,8 +6,8 @@
 import type { KeyObject } from "node:crypto";
 import { constants, promises } from "node:fs";
 import { join } from "node:path";
-import { VramError } from "../errors.ts";
 import type { Backend } from "../cuda/driver.ts";
+import { VramError } from "../errors.ts";
 import { createRootKey, readRootKey, writeRootKey } from "../seal/key.ts";
 
 export interface StoppedWorker {
@@ -138,7 +138,11 @@ function requireSameBinding(file: StateFile, backend: Backend, deviceUuids: read
   }
 }
 
-function store(rootKey: KeyObject, initial: StateFile | undefined, save: (file: StateFile) => Promise<void>): StateStore {
+function store(
+  rootKey: KeyObject,
+  initial: StateFile | undefined,
+  save: (file: StateFile) => Promise<void>,
+): StateStore {
   let file = initial;
   return {
     rootKey,

@@ -4,9 +4,9 @@
  * ill-typed fields are errors.
  */
 import { frame, fromHex, u32le, u64le } from "../bytes.ts";
+import type { Backend } from "../cuda/driver.ts";
 import { VramError } from "../errors.ts";
 import { DIGEST_ALGORITHM } from "../hash/descriptor.ts";
-import type { Backend } from "../cuda/driver.ts";
 import { requireName, requireShardId } from "./names.ts";
 
 /** How the measurement was judged before sealing (design §2, decision 2). */

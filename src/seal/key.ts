@@ -5,8 +5,8 @@
  */
 import { createSecretKey, hkdfSync, type KeyObject, randomBytes } from "node:crypto";
 import { assert } from "../assert.ts";
-import { VramError } from "../errors.ts";
 import type { Backend } from "../cuda/driver.ts";
+import { VramError } from "../errors.ts";
 
 /** Bytes of the root key and of every key derived from it. */
 export const KEY_BYTES = 32;

@@ -96,9 +96,7 @@ export async function resolveUnderRoots(path: string, roots: readonly string[], 
 }
 
 function sameIdentity(a: BigIntStats, b: BigIntStats): boolean {
-  return (
-    a.dev === b.dev && a.ino === b.ino && a.size === b.size && a.mtimeNs === b.mtimeNs && a.ctimeNs === b.ctimeNs
-  );
+  return a.dev === b.dev && a.ino === b.ino && a.size === b.size && a.mtimeNs === b.mtimeNs && a.ctimeNs === b.ctimeNs;
 }
 
 /** Checks an opened descriptor: it is a regular file, and it is where its path says. */

@@ -30,6 +30,7 @@ export function malformed(format: SourceFormat, rule: string, offset: number, wh
 /** The tensors that overlap [offset, offset + byteLength), in file order. */
 export function tensorsWithin(tensors: readonly Tensor[], offset: number, byteLength: number): readonly Tensor[] {
   return tensors.filter(
-    (tensor) => tensor.byteLength > 0 && tensor.offset < offset + byteLength && offset < tensor.offset + tensor.byteLength,
+    (tensor) =>
+      tensor.byteLength > 0 && tensor.offset < offset + byteLength && offset < tensor.offset + tensor.byteLength,
   );
 }

@@ -1,8 +1,8 @@
 /** The host's own digest of the very bytes that stand in the slots: fs-verity on the pool, SHA-256 flat beside it. */
 import { createHash } from "node:crypto";
+import { saltBlock } from "../hash/blocks.ts";
 import { blockCount, HASH_BYTES } from "../hash/geometry.ts";
 import type { HashPool } from "../hash/pool.ts";
-import { saltBlock } from "../hash/blocks.ts";
 import { createTreeBuilder, type Tree } from "../hash/tree.ts";
 import type { Slot } from "./slots.ts";
 

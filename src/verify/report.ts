@@ -1,13 +1,14 @@
 /** What a verification says when it passes, and how one that fails is reported. */
+
+import { toHex } from "../bytes.ts";
 import type { Backend } from "../cuda/driver.ts";
 import type { DamagedBlock, DeviceInfo, Located, Measurement } from "../device/device.ts";
-import { toHex } from "../bytes.ts";
 import { VramError } from "../errors.ts";
 import { RANGE_BYTES } from "../hash/geometry.ts";
 import type { DamagedRange, DeviceRef } from "../journal/entry.ts";
 import { LIMITS } from "../limits.ts";
-import { tensorsWithin } from "../source/tensors.ts";
 import { recordOf, type Shard, type ShardRecord } from "../residency/shard.ts";
+import { tensorsWithin } from "../source/tensors.ts";
 
 /** A verification that passed. Durations in milliseconds, rate in bytes per second. */
 export interface VerificationReport {

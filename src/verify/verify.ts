@@ -4,16 +4,15 @@
  * a measurement that did not work is neither pass nor mismatch; evidence that somebody handed in and that does not hold
  * changes nothing.
  */
-import { toHex } from "../bytes.ts";
-import { constantTimeEqual, fromHex } from "../bytes.ts";
-import { differingRanges } from "../device/locate.ts";
+import { constantTimeEqual, fromHex, toHex } from "../bytes.ts";
 import type { Measurement } from "../device/device.ts";
+import { differingRanges } from "../device/locate.ts";
 import { throwIfAborted, toVramError, VramError } from "../errors.ts";
 import { requireKeptLevel } from "../hash/tree.ts";
 import type { VerificationFailure } from "../journal/entry.ts";
 import { checkAllocation, policyError } from "../residency/policy.ts";
 import type { Shard } from "../residency/shard.ts";
-import { noteFatal, stopWorker, type System, type Worker } from "../residency/worker.ts";
+import { noteFatal, type System, stopWorker, type Worker } from "../residency/worker.ts";
 import { checkMac, checkPresented, sealRefused } from "../seal/seal.ts";
 import {
   type Damage,
@@ -36,7 +35,12 @@ export interface VerifyRequest {
 }
 
 /** Verifies one shard. */
-export function verify(system: System, worker: Worker, shard: Shard, request: VerifyRequest): Promise<VerificationReport> {
+export function verify(
+  system: System,
+  worker: Worker,
+  shard: Shard,
+  request: VerifyRequest,
+): Promise<VerificationReport> {
   return shard.use.run(async () => {
     throwIfAborted(request.signal);
     await requirePresented(system, worker, shard, request.presented);
@@ -111,7 +115,10 @@ async function requireSame(system: System, worker: Worker, shard: Shard, measure
   const { digest, byteLength } = shard.seal;
   const sealed = fromHex(digest, 32, "digest");
   if (measured.bytesCovered !== byteLength) {
-    throw new VramError("MEASUREMENT_INVALID", `the measurement covered ${measured.bytesCovered} of ${byteLength} bytes`);
+    throw new VramError(
+      "MEASUREMENT_INVALID",
+      `the measurement covered ${measured.bytesCovered} of ${byteLength} bytes`,
+    );
   }
   if (constantTimeEqual(measured.digest, sealed)) return;
   requireKeptLevel(shard.kept, byteLength, sealed);

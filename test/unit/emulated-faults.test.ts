@@ -75,10 +75,11 @@ describe("calls", () => {
 });
 
 describe("execution", () => {
+  type Kind = Exclude<OperationKind, "launch">;
   type Act = (machine: Machine) => { run(): void; effect(): Promise<boolean> };
 
   /** One operation of each kind, and whether it had its effect. */
-  const acts: Record<OperationKind, Act> = {
+  const acts: Record<Kind, Act> = {
     copyToDevice: (machine) => {
       const { cuPointer } = machine.allocate(GRANULE);
       const slot = machine.pinned(64);
@@ -102,27 +103,11 @@ describe("execution", () => {
         effect: async () => (await machine.download(cuPointer, 1))[0] === 0,
       };
     },
-    launch: (machine) => {
-      const target = machine.allocate(GRANULE);
-      return {
-        run: () => {
-          const jobs = [{ cuSource: target.cuPointer, byteLength: 4096, cuTarget: target.cuPointer + 8192n }];
-          void machine.hash(jobs).catch(() => undefined);
-        },
-        effect: async () => {
-          const [first, second] = await Promise.all(
-            [0n, 32n].map((at) => machine.download(target.cuPointer + 8192n + at, 32)),
-          );
-          return first?.includes(0) === true || second === undefined;
-        },
-      };
-    },
   };
   const drops = {
     copyToDevice: "dropCopyToDevice",
     copyToHost: "dropCopyToHost",
     fill: "dropFill",
-    launch: "dropLaunch",
   } as const;
   const kinds = ["copyToDevice", "copyToHost", "fill"] as const;
 
@@ -180,19 +165,33 @@ describe("execution", () => {
     },
   );
 
-  test.each(["copyToDevice", "copyToHost", "fill", "launch"] as const)(
-    "a %s that breaks fails the context",
-    async (kind) => {
-      const { faults, machine, driver } = planned();
-      const act = acts[kind](machine);
-      faults.breakExecution(kind, 1, LAUNCH_FAILED);
-      act.run();
-      // The launch uploads its table first.
-      await turnsUntil(() => faults.fired() === 1);
-      expect(await statusWhen(machine.finish())).toBe(LAUNCH_FAILED);
-      expect(statusOf(() => driver.context.memoryInfo())).toBe(LAUNCH_FAILED);
-    },
-  );
+  test.each(kinds)("a %s that breaks fails the context", async (kind) => {
+    const { faults, machine, driver } = planned();
+    const act = acts[kind](machine);
+    faults.breakExecution(kind, 1, LAUNCH_FAILED);
+    act.run();
+    expect(await statusWhen(machine.finish())).toBe(LAUNCH_FAILED);
+    expect(statusOf(() => driver.context.memoryInfo())).toBe(LAUNCH_FAILED);
+  });
+
+  test("a launch that breaks fails the context, one that stalls waits", async () => {
+    const { faults, machine, driver } = planned();
+    const { cuPointer } = machine.allocate(GRANULE);
+    const jobs = [{ cuSource: cuPointer, byteLength: 4096, cuTarget: cuPointer + 8192n }];
+    faults.stall("launch", 1);
+    faults.breakExecution("launch", 2, ECC_UNCORRECTABLE);
+    let done = false;
+    const first = machine.hash(jobs).then(() => {
+      done = true;
+    });
+    await turnsUntil(() => faults.fired() === 1);
+    await letItRun();
+    expect(done).toBe(false);
+    faults.release();
+    await first;
+    expect(await statusWhen(machine.hash(jobs))).toBe(ECC_UNCORRECTABLE);
+    expect(statusOf(() => driver.context.memoryInfo())).toBe(ECC_UNCORRECTABLE);
+  });
 });
 
 describe("answers", () => {

@@ -21,7 +21,7 @@ import {
 const BLOCK = 4096;
 
 /** What the kernel must write: one digest per 4 KiB block, the last zero-padded, each behind the salt block. */
-function expectedDigests(data: Uint8Array, salt = new Uint8Array(0)): Uint8Array {
+function expectedDigests(data: Uint8Array, salt: Uint8Array = new Uint8Array(0)): Uint8Array {
   const digests: Uint8Array[] = [];
   for (let at = 0; at < data.byteLength; at += BLOCK) {
     const block = new Uint8Array(BLOCK);
@@ -160,8 +160,19 @@ describe("the launch", () => {
     const short = { parameters: [table, jobCount, { kind: "u64", value: 3n }, salt] };
     expect(await run(short)).toBe(3);
     expect(await run({})).toBe(4);
+  });
+
+  test("threads without a block are a lint: they would read past the table", async () => {
+    const { machine, room, jobs, launch, run } = await fourBlocks();
+    await machine.upload(room.cuPointer, encodeJobs(jobs));
+    const [table, jobCount, , salt] = launch.parameters;
+    expect(await statusWhen(run({ parameters: [table, jobCount, { kind: "u64", value: 5n }, salt] }))).toBe(
+      "EmulatorLint",
+    );
     const none = { parameters: [table, { kind: "u32", value: 0 }, { kind: "u64", value: 4n }, salt] };
-    expect(await run(none)).toBe(4);
+    expect(await statusWhen(run(none))).toBe("EmulatorLint");
+    // The grid may be larger than the blocks, as it is rounded up.
+    expect(await run({ gridX: 3, blockX: 7 })).toBe(4);
   });
 
   test("the job table is read when the launch executes", async () => {

@@ -28,7 +28,7 @@ describe("allocations", () => {
       const { driver } = openMachine();
       expect(statusOf(() => driver.memory.create(byteLength, 0))).toBe(STATUS.INVALID_VALUE);
       expect(statusOf(() => driver.memory.reserveAddress(byteLength))).toBe(STATUS.INVALID_VALUE);
-      expect(driver.emulation.live()).toEqual({ streams: 1, modules: 1 });
+      expect(driver.emulation.live()).toEqual({ contexts: 1, streams: 1, modules: 1 });
     },
   );
 
@@ -63,7 +63,7 @@ describe("allocations", () => {
     emulation.closeExportedFd(fds[1]);
     expect(bytesFree(machine)).toBe(before);
     memory.freeAddress(cuPointer, 2 * GRANULE);
-    expect(emulation.live()).toEqual({ streams: 1, modules: 1 });
+    expect(emulation.live()).toEqual({ contexts: 1, streams: 1, modules: 1 });
     expect(statusOf(() => emulation.closeExportedFd(fds[1]))).toBe("EmulatorLint");
   });
 
@@ -123,7 +123,7 @@ describe("capacity", () => {
     for (const one of mapped) machine.free(one);
     // Linear scans would take 10,000 × 10,000 steps three times over: minutes.
     expect(performance.now() - started).toBeLessThan(20_000);
-    expect(machine.driver.emulation.live()).toEqual({ streams: 1, modules: 1 });
+    expect(machine.driver.emulation.live()).toEqual({ contexts: 1, streams: 1, modules: 1 });
   });
 });
 

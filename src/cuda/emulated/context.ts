@@ -31,6 +31,8 @@ export interface Contexts {
   current(call: string): Context;
   /** Ends all of them: the driver closes. */
   endAll(): void;
+  /** Contexts that are retained. */
+  readonly size: number;
 }
 
 const BASE = 0x00c0_0000_0000_0000n;
@@ -105,6 +107,9 @@ export function openContexts(): Contexts {
     },
     endAll: () => {
       for (const [ordinal, { context }] of live) end(ordinal, context);
+    },
+    get size() {
+      return live.size;
     },
   };
 }

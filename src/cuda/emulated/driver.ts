@@ -64,6 +64,7 @@ function emulationOf(parts: Parts): Emulation {
     storedBytes: () => [...allocations.values()].reduce((sum, { physical }) => sum + physical.storedBytes(), 0),
     live: () => {
       const counts = {
+        contexts: parts.contexts.size,
         allocations: [...allocations.values()].length,
         reservations: space.reservations,
         mappings: space.mappings().length,

@@ -44,7 +44,10 @@ export interface EmulatedFaults {
 }
 
 export interface FaultPlan extends EmulatedFaults {
-  /** The `nth` call of this name ("*": of any) fails with `status`; `forGood`: and each one after it. */
+  /**
+   * The `nth` call of this name ("*": of any) fails with `status`; `forGood`: and each one after it. The context does
+   * not fail with it, whatever the status: `breakExecution` does that.
+   */
   failCall(call: string, nth: number, status: number, options?: { readonly forGood?: boolean }): void;
   dropLaunch(nth: number): void;
   dropCopyToDevice(nth: number): void;

@@ -74,7 +74,8 @@ interface Job {
 
 /** The job table with every range resolved and allowed; a lint, and no jobs, where it breaks the agreement. */
 function readJobs(launch: HashLaunch, access: Accessor, ordinal: number, lints: LintBook): Job[] {
-  const table = access.fetch(launch.cuJobs, launch.jobCount * JOB_BYTES, ordinal);
+  const tableBytes = launch.jobCount * JOB_BYTES;
+  const table = tableBytes === 0 ? new Uint8Array(0) : access.fetch(launch.cuJobs, tableBytes, ordinal);
   const view = new DataView(table.buffer);
   const jobs: Job[] = [];
   let expected = 0;
@@ -91,6 +92,10 @@ function readJobs(launch: HashLaunch, access: Accessor, ordinal: number, lints: 
     const source = access.reach(cuSource, bytes, ordinal, "read");
     const target = access.reach(cuTarget, blocks * HASH_BYTES, ordinal, "readWrite");
     jobs.push({ source, target, byteLength: bytes });
+  }
+  if (launch.blockLimit > expected) {
+    lints.remember(new EmulatorLint(`launch: ${launch.blockLimit} threads for the ${expected} blocks of its jobs`));
+    return [];
   }
   return jobs;
 }
@@ -165,7 +170,6 @@ async function runBatch(batch: Batch, environment: KernelEnvironment): Promise<v
 /** Runs the launch. Throws `ExecutionFault`. */
 export async function runHashKernel(launch: HashLaunch, environment: KernelEnvironment): Promise<void> {
   const { access, ordinal, lints } = environment;
-  if (launch.jobCount === 0) return;
   const salt = launch.cuSaltBlock === 0n ? undefined : access.fetch(launch.cuSaltBlock, SALT_BLOCK_BYTES, ordinal);
   const jobs = readJobs(launch, access, ordinal, lints);
   const settle = holdReferences(jobs.flatMap(({ source, target }) => [source.mapping, target.mapping]));

@@ -77,46 +77,66 @@ function* pieces(offset: number, byteLength: number): Generator<Piece> {
   }
 }
 
+/** The state of each granule of one allocation. */
+interface Granules {
+  readonly stored: ReadonlyMap<number, Uint8Array<SharedArrayBuffer>>;
+  /** Whether it is zero without being stored. */
+  isZero(granule: number): boolean;
+  makeZero(granule: number): void;
+  /** The granule as stored bytes; `keep` is false when all of it is about to be overwritten. */
+  store(granule: number, keep: boolean): Uint8Array<SharedArrayBuffer>;
+  /** Reads a granule that is dirty. */
+  readDirt(granule: number, start: number, into: Uint8Array): void;
+}
+
+function openGranules(count: number, seed: number): Granules {
+  const stored = new Map<number, Uint8Array<SharedArrayBuffer>>();
+  /** 1 where a granule that is not stored is zero, 0 where it is dirty. */
+  const zeroed = new Uint8Array(count);
+  const turnOf = (granule: number): number =>
+    ((Math.imul(seed, 0x2545f491) + Math.imul(granule + 1, 0x27d4eb2f)) >>> 0) % GRANULE_BYTES;
+  return {
+    stored,
+    isZero: (granule) => zeroed[granule] === 1 && !stored.has(granule),
+    makeZero: (granule) => {
+      stored.delete(granule);
+      zeroed[granule] = 1;
+    },
+    store: (granule, keep) => {
+      const known = stored.get(granule);
+      if (known !== undefined) return known;
+      const bytes = new Uint8Array(new SharedArrayBuffer(GRANULE_BYTES));
+      if (keep && zeroed[granule] === 0) readDirt(turnOf(granule), 0, bytes);
+      stored.set(granule, bytes);
+      return bytes;
+    },
+    readDirt: (granule, start, into) => readDirt(turnOf(granule), start, into),
+  };
+}
+
 /** Fresh memory of `byteLength` bytes, a multiple of the granule. `seed` makes its dirt differ from its neighbours'. */
 export function openPhysicalMemory(byteLength: number, seed: number): PhysicalMemory {
   assert(byteLength > 0 && byteLength % GRANULE_BYTES === 0, "physical memory comes in whole granules");
-  const stored = new Map<number, Uint8Array<SharedArrayBuffer>>();
-  /** 1 where a granule that is not stored is zero, 0 where it is dirty. */
-  const zeroed = new Uint8Array(byteLength / GRANULE_BYTES);
-  const turnOf = (granule: number): number =>
-    ((Math.imul(seed, 0x2545f491) + Math.imul(granule + 1, 0x27d4eb2f)) >>> 0) % GRANULE_BYTES;
-
-  /** The granule as stored bytes; `keep` is false when all of it is about to be overwritten. */
-  const store = (granule: number, keep: boolean): Uint8Array<SharedArrayBuffer> => {
-    const known = stored.get(granule);
-    if (known !== undefined) return known;
-    const bytes = new Uint8Array(new SharedArrayBuffer(GRANULE_BYTES));
-    if (keep && zeroed[granule] === 0) readDirt(turnOf(granule), 0, bytes);
-    stored.set(granule, bytes);
-    return bytes;
-  };
-  const makeZero = (granule: number): void => {
-    stored.delete(granule);
-    zeroed[granule] = 1;
-  };
-  const stayedZero = (granule: number): boolean => zeroed[granule] === 1 && !stored.has(granule);
+  const granules = openGranules(byteLength / GRANULE_BYTES, seed);
   const inside = (offset: number, length: number): void =>
     assert(
       offset >= 0 && length >= 0 && offset + length <= byteLength,
       "physical memory is accessed within its bounds",
     );
+  const storedPart = ({ granule, start, byteLength: length }: Piece): Uint8Array<SharedArrayBuffer> | undefined =>
+    granules.stored.get(granule)?.subarray(start, start + length);
 
   return {
     byteLength,
-    storedBytes: () => stored.size * GRANULE_BYTES,
+    storedBytes: () => granules.stored.size * GRANULE_BYTES,
     read: (offset, into) => {
       inside(offset, into.byteLength);
       for (const piece of pieces(offset, into.byteLength)) {
         const target = into.subarray(piece.at, piece.at + piece.byteLength);
-        const bytes = stored.get(piece.granule);
-        if (bytes !== undefined) target.set(bytes.subarray(piece.start, piece.start + piece.byteLength));
-        else if (zeroed[piece.granule] === 1) target.fill(0);
-        else readDirt(turnOf(piece.granule), piece.start, target);
+        const bytes = storedPart(piece);
+        if (bytes !== undefined) target.set(bytes);
+        else if (granules.isZero(piece.granule)) target.fill(0);
+        else granules.readDirt(piece.granule, piece.start, target);
       }
     },
     write: (offset, from) => {
@@ -124,31 +144,29 @@ export function openPhysicalMemory(byteLength: number, seed: number): PhysicalMe
       for (const piece of pieces(offset, from.byteLength)) {
         const source = from.subarray(piece.at, piece.at + piece.byteLength);
         const whole = piece.byteLength === GRANULE_BYTES;
-        if ((whole || stayedZero(piece.granule)) && isZero(source)) makeZero(piece.granule);
-        else store(piece.granule, !whole).set(source, piece.start);
+        if ((whole || granules.isZero(piece.granule)) && isZero(source)) granules.makeZero(piece.granule);
+        else granules.store(piece.granule, !whole).set(source, piece.start);
       }
     },
     fill: (offset, value, length) => {
       inside(offset, length);
       for (const piece of pieces(offset, length)) {
         const whole = piece.byteLength === GRANULE_BYTES;
-        if (value === 0 && (whole || stayedZero(piece.granule))) makeZero(piece.granule);
-        else store(piece.granule, !whole).fill(value, piece.start, piece.start + piece.byteLength);
+        if (value === 0 && (whole || granules.isZero(piece.granule))) granules.makeZero(piece.granule);
+        else granules.store(piece.granule, !whole).fill(value, piece.start, piece.start + piece.byteLength);
       }
     },
     segments: function* (offset, length) {
       inside(offset, length);
       for (const piece of pieces(offset, length)) {
-        if (stayedZero(piece.granule)) {
-          yield { byteLength: piece.byteLength };
-          continue;
+        const known = storedPart(piece);
+        if (known !== undefined) yield { byteLength: piece.byteLength, bytes: known };
+        else if (granules.isZero(piece.granule)) yield { byteLength: piece.byteLength };
+        else {
+          const bytes = new Uint8Array(new SharedArrayBuffer(piece.byteLength));
+          granules.readDirt(piece.granule, piece.start, bytes);
+          yield { byteLength: piece.byteLength, bytes };
         }
-        const known = stored.get(piece.granule);
-        const bytes =
-          known?.subarray(piece.start, piece.start + piece.byteLength) ??
-          new Uint8Array(new SharedArrayBuffer(piece.byteLength));
-        if (known === undefined) readDirt(turnOf(piece.granule), piece.start, bytes);
-        yield { byteLength: piece.byteLength, bytes };
       }
     },
   };

@@ -1,5 +1,5 @@
 /**
- * Handles of one kind (streams, events, modules, functions, allocations). Values are never issued twice, so the use of
+ * Handles of one kind (streams, events, modules, functions). Values are never issued twice, so the use of
  * a handle that is gone is told apart from one that never was: the first is a lint, the second a status. Real drivers
  * re-use values and may answer for an innocent object; each kind here has a range of its own.
  */
@@ -14,7 +14,6 @@ export interface HandleTable<T> {
   /** Removes all that `matches`: what goes with a context or a module. */
   removeWhere(matches: (value: T) => boolean): void;
   readonly size: number;
-  values(): IterableIterator<T>;
 }
 
 const STEP = 0x100n;
@@ -52,6 +51,5 @@ export function handleTable<T>(what: string, base: bigint, unknown: number): Han
     get size() {
       return live.size;
     },
-    values: () => live.values(),
   };
 }

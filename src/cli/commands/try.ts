@@ -1,0 +1,205 @@
+/**
+ * `vram try`: the whole journey in one process, told as it happens. With `--tamper` one bit is flipped in VRAM through a
+ * writable alias, and the command succeeds only if the next verification catches it. Whatever happens, nothing stays
+ * resident; without `--state-dir` nothing stays at all.
+ */
+import { formatBytes, printable } from "../../bytes.ts";
+import type { BackendChoice } from "../../device/detect.ts";
+import { toVramError, VramError } from "../../errors.ts";
+import type { Entry } from "../../journal/entry.ts";
+import type { JournalReader } from "../../journal/journal.ts";
+import { type OpenSystem, openSystem, optionsFromEnvironment } from "../../open.ts";
+import type { EvictResult } from "../../residency/evict.ts";
+import type { SealResult } from "../../residency/seal-model.ts";
+import { nodeFileSystem } from "../../source/file.ts";
+import { expandSource } from "../../source/sets.ts";
+import type { SourceFormat } from "../../source/tensors.ts";
+import { flipShardBit } from "../../tamper.ts";
+import type { Damage, VerificationReport } from "../../verify/report.ts";
+import { createVram, type Vram } from "../../vram.ts";
+import { EXIT, exitCodeFor } from "../exit.ts";
+import { colorsFor, type Host } from "../host.ts";
+import { printJson } from "../json.ts";
+import { createProgress } from "../progress.ts";
+import { type StoryLine, storyLine } from "../story.ts";
+
+export interface TryOptions {
+  readonly json?: true;
+  readonly tamper?: true;
+  readonly expect?: string;
+  readonly name?: string;
+  readonly format?: "auto" | SourceFormat;
+  readonly stateDir?: string;
+  readonly backend?: BackendChoice;
+}
+
+/** One flipped bit and what became of it. Offsets in bytes from the start of the shard. */
+interface Tampering {
+  readonly offset: number;
+  readonly bit: number;
+  /** The tensor that was hit; absent in raw files and between tensors. */
+  readonly tensor?: string;
+  readonly caught: boolean;
+  readonly damage?: Damage;
+}
+
+interface Tried {
+  readonly path: string;
+  readonly sealed: SealResult;
+  readonly verification: VerificationReport;
+  readonly tampering?: Tampering;
+  readonly evicted: EvictResult;
+}
+
+interface Stage {
+  readonly host: Host;
+  readonly vram: Vram;
+  readonly open: OpenSystem;
+  say(line: StoryLine): void;
+}
+
+const EMULATED_WARNING = "EMULATED device: host memory plays the GPU; nothing measured here is evidence about one";
+
+/** Tells the story on the data output; in JSON mode only collects what went wrong on the way. */
+function narrator(host: Host, json: boolean): { say: Stage["say"]; reader: JournalReader } {
+  const colors = colorsFor(host, host.outIsTerminal);
+  const progress = createProgress(host);
+  const tones = { plain: (text: string) => text, good: colors.green, bad: colors.red };
+  const say = ({ word, sentence, tone }: StoryLine): void => {
+    progress.clear();
+    if (!json) host.out(`  ${tones[tone](word.padEnd(11))}${sentence}\n`);
+  };
+  const accept = (entry: Entry): void => {
+    if (entry.type === "upload_progressed") progress.update(entry.name, entry.bytesDone, entry.bytesTotal);
+    const line = storyLine(entry);
+    if (line !== undefined) say(line);
+  };
+  return { say, reader: { required: false, accept } };
+}
+
+/** Where to hit: the middle of the largest tensor, or of the file when it has none. */
+function chooseTarget(open: OpenSystem, shardId: string): { offset: number; bit: number; tensor?: string } {
+  const shard = open.system.registry.find(shardId);
+  const [first, ...others] = shard.tensors;
+  if (first === undefined) return { offset: Math.floor(shard.seal.byteLength / 2), bit: 3 };
+  const largest = others.reduce((best, tensor) => (tensor.byteLength > best.byteLength ? tensor : best), first);
+  return { offset: largest.offset + Math.floor(largest.byteLength / 2), bit: 3, tensor: largest.name };
+}
+
+const isDamage = (value: unknown): value is Damage => typeof value === "object" && value !== null && "ranges" in value;
+
+async function tamper(stage: Stage, sealed: SealResult): Promise<Tampering> {
+  const { shardId } = sealed.record;
+  const target = chooseTarget(stage.open, shardId);
+  await flipShardBit(stage.open, shardId, target.offset, target.bit);
+  const where = target.tensor === undefined ? "" : `, in ${target.tensor}`;
+  stage.say({
+    word: "tampered",
+    sentence: printable(`bit ${target.bit} of byte ${target.offset} flipped in VRAM${where}`),
+    tone: "plain",
+  });
+  try {
+    await stage.vram.verify(shardId, { seal: sealed.seal });
+  } catch (thrown) {
+    const error = toVramError(thrown);
+    if (error.code !== "MEASUREMENT_MISMATCH") throw error;
+    const damage = error.details["damage"];
+    if (!isDamage(damage)) throw error;
+    const named = target.tensor === undefined || damage.tensors.includes(target.tensor);
+    for (const line of damageLines(damage)) stage.say(line);
+    return { ...target, caught: named, damage };
+  }
+  return { ...target, caught: false };
+}
+
+function damageLines(damage: Damage): StoryLine[] {
+  const located = damage.blocks.slice(0, 4).map((block): StoryLine => {
+    const tensors = block.tensors.length === 0 ? "" : ` of ${block.tensors.join(", ")}`;
+    const bytes = `${block.differing} of its bytes differ, first at ${block.byteOffsets[0] ?? "?"}`;
+    return { word: "located", sentence: printable(`4 KiB block at ${block.offset}${tensors}: ${bytes}`), tone: "bad" };
+  });
+  if (located.length > 0) return located;
+  return [
+    {
+      word: "located",
+      sentence: printable(
+        `to 512 KiB at ${damage.ranges.map((range) => range.offset).join(", ")} (${damage.because ?? ""})`,
+      ),
+      tone: "bad",
+    },
+  ];
+}
+
+async function tryFile(stage: Stage, path: string, options: TryOptions): Promise<Tried> {
+  const { vram, host } = stage;
+  const before = (await vram.capacity()).bytesFree;
+  const sealed = await vram.seal(path, {
+    signal: host.signal,
+    ...(options.expect === undefined ? {} : { expected: options.expect }),
+    ...(options.name === undefined ? {} : { name: options.name }),
+    ...(options.format === undefined ? {} : { format: options.format }),
+  });
+  let evicted: EvictResult | undefined;
+  try {
+    const verification = await vram.verify(sealed.record.shardId, { seal: sealed.seal, signal: host.signal });
+    const tampering = options.tamper === true ? await tamper(stage, sealed) : undefined;
+    evicted = await vram.evict(sealed.record.shardId);
+    if (tampering?.caught === true) await vram.resume("vram try flipped this bit itself and caught it");
+    const after = (await vram.capacity()).bytesFree;
+    stage.say({
+      word: "capacity",
+      sentence: after === before ? `back at ${formatBytes(after)}` : `${before} before, ${after} after`,
+      tone: after === before ? "plain" : "bad",
+    });
+    return { path, sealed, verification, ...(tampering === undefined ? {} : { tampering }), evicted };
+  } finally {
+    if (evicted === undefined) await vram.evict(sealed.record.shardId).catch(() => undefined);
+  }
+}
+
+function conclude(stage: Stage, tried: readonly Tried[], options: TryOptions): number {
+  const { host, open } = stage;
+  const missed = tried.filter((one) => one.tampering?.caught === false);
+  const { backend } = open.decision;
+  const evidence = backend === "emulated" ? EMULATED_WARNING : `measured on ${backend}`;
+  if (options.json === true) {
+    printJson(host, "try", { ok: missed.length === 0, backend: open.decision, evidence, files: tried });
+  } else if (missed.length > 0) {
+    host.out(`\nNOT caught: a flipped bit passed verification in ${missed.map((one) => one.path).join(", ")}\n`);
+  } else {
+    const caught = options.tamper === true ? " The flipped bit was caught and named." : "";
+    host.out(`\nSealed, verified and evicted.${caught}\n${evidence}.\n`);
+  }
+  return missed.length === 0 ? EXIT.ok : EXIT.mismatch;
+}
+
+/** Runs the command. */
+export async function runTry(host: Host, files: readonly string[], options: TryOptions): Promise<number> {
+  const json = options.json === true;
+  const members = (await Promise.all(files.map((file) => expandSource(file, ["/"], nodeFileSystem)))).flat();
+  if (members.length > 1 && (options.expect !== undefined || options.name !== undefined)) {
+    throw new VramError("INVALID_ARGUMENT", "--expect and --name belong to a single file");
+  }
+  const { say, reader } = narrator(host, json);
+  if (!json) host.out(`vram try\n\n`);
+  const open = await openSystem({
+    ...optionsFromEnvironment(host.env),
+    readers: [reader],
+    ...(options.stateDir === undefined ? {} : { stateDir: options.stateDir }),
+    ...(options.backend === undefined ? {} : { backend: options.backend }),
+  });
+  const vram = createVram(open);
+  const stage: Stage = { host, vram, open, say };
+  try {
+    if (open.decision.backend === "emulated") say({ word: "backend", sentence: EMULATED_WARNING, tone: "plain" });
+    const tried: Tried[] = [];
+    for (const member of members) tried.push(await tryFile(stage, member, options));
+    return conclude(stage, tried, options);
+  } catch (thrown) {
+    if (!json) throw thrown;
+    printJson(host, "try", { ok: false, backend: open.decision, error: toVramError(thrown) });
+    return exitCodeFor(thrown);
+  } finally {
+    await vram.close();
+  }
+}

@@ -1,0 +1,44 @@
+/** What a command may touch of the outside: two text outputs, the environment, and a signal to stop. */
+import pc from "picocolors";
+
+export interface Host {
+  /** Data. */
+  out(text: string): void;
+  /** Talk: errors, warnings, progress. */
+  err(text: string): void;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Whether the outputs are terminals: decides on colour and progress. */
+  readonly outIsTerminal: boolean;
+  readonly errIsTerminal: boolean;
+  /** Width of the terminal, in columns. */
+  readonly columns: number;
+  readonly signal: AbortSignal;
+}
+
+export type Colors = ReturnType<typeof pc.createColors>;
+
+/** Colours for an output, or none: not a terminal, `NO_COLOR` set, or a dumb terminal. */
+export function colorsFor(host: Host, isTerminal: boolean): Colors {
+  const noColor = (host.env["NO_COLOR"] ?? "") !== "" || host.env["TERM"] === "dumb";
+  return pc.createColors(isTerminal && !noColor);
+}
+
+/** The host of a real process. `signal` fires on the first SIGINT or SIGTERM. */
+export function processHost(): Host {
+  const stop = new AbortController();
+  for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stop.abort(name));
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    // The reader of a pipe went away: nothing is left to say to it.
+    if (error.code === "EPIPE") process.exit(0);
+    throw error;
+  });
+  return {
+    out: (text) => void process.stdout.write(text),
+    err: (text) => void process.stderr.write(text),
+    env: process.env,
+    outIsTerminal: process.stdout.isTTY,
+    errIsTerminal: process.stderr.isTTY,
+    columns: process.stderr.columns,
+    signal: stop.signal,
+  };
+}

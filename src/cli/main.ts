@@ -1,0 +1,124 @@
+/** The command line: parse, run one command, turn what is thrown into words and an exit code. */
+import { Command, CommanderError, Option } from "commander";
+import { printable } from "../bytes.ts";
+import { toVramError, VramError } from "../errors.ts";
+import { runDigest } from "./commands/digest.ts";
+import { runDoctor } from "./commands/doctor.ts";
+import { runTry } from "./commands/try.ts";
+import { EXIT, exitCodeFor } from "./exit.ts";
+import { colorsFor, type Host } from "./host.ts";
+import { printJson } from "./json.ts";
+import { VERSION } from "./version.ts";
+
+type Run<Options> = (host: Host, files: readonly string[], options: Options) => Promise<number>;
+
+interface CommonOptions {
+  readonly json?: true;
+}
+
+const backendOption = (): Option =>
+  new Option("--backend <backend>", "which device answers").choices(["auto", "cuda", "emulated"]);
+const stateOption = (): Option => new Option("--state-dir <dir>", "keep keys and worker states there");
+
+function printError(host: Host, thrown: unknown): void {
+  const error = toVramError(thrown);
+  const colors = colorsFor(host, host.errIsTerminal);
+  host.err(`${colors.red("error")} ${error.code}: ${printable(error.message)}\n`);
+  host.err(`${colors.cyan("fix")}   ${printable(error.fix)}\n`);
+}
+
+function commands(host: Host, done: (code: number) => void): Command {
+  const program = new Command("vram")
+    .description("Load model weights into GPU memory, seal them, verify them where they lie.")
+    .version(VERSION, "-V, --version")
+    .helpCommand(false)
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => host.out(text), writeErr: (text) => host.err(text) });
+
+  const add = <Options extends CommonOptions>(
+    name: string,
+    description: string,
+    examples: readonly string[],
+    run: Run<Options>,
+  ): Command =>
+    program
+      .command(name)
+      .description(description)
+      .option("--json", "print one JSON document")
+      .addHelpText("before", `Examples:\n${examples.map((example) => `  $ ${example}\n`).join("")}`)
+      .action(async (...args: unknown[]) => {
+        // commander passes the declared arguments, then the options, then the command.
+        const files = Array.isArray(args[0]) ? (args[0] as string[]) : [];
+        const options = (args.length === 3 ? args[1] : args[0]) as Options;
+        try {
+          done(await run(host, files, options));
+        } catch (thrown) {
+          if (options.json === true) printJson(host, name, { ok: false, error: toVramError(thrown) });
+          else printError(host, thrown);
+          done(exitCodeFor(thrown));
+        }
+      });
+
+  add(
+    "digest",
+    "Digest files with fs-verity (SHA-256, 4096-byte blocks), as `fsverity digest` does.",
+    ["vram digest model.safetensors", "vram digest *.gguf > SUMS", "vram digest --check SUMS"],
+    runDigest,
+  )
+    .argument("[files...]", "files, directories or *.safetensors.index.json")
+    .option("--also-sha256", "add a line with the plain SHA-256 of each file")
+    .option("--salt <hex>", "salt of 1 to 32 bytes, as fsverity digest --salt takes it")
+    .option("--check <sums>", "check the digests listed in this file");
+
+  add(
+    "try",
+    "The whole journey in one process: seal, verify, tamper, catch, evict.",
+    ["vram try model.safetensors", "vram try --tamper model.gguf", "vram try --expect fsverity:HEX model.safetensors"],
+    runTry,
+  )
+    .argument("<files...>", "files, directories or *.safetensors.index.json")
+    .option("--tamper", "flip one bit in VRAM and show that the next verification catches it")
+    .option("--expect <digest>", "what the file must be: fsverity:HEX, sha256:HEX or 64 hex digits (fsverity)")
+    .option("--name <name>", "what to call the shard; default the file's name")
+    .addOption(
+      new Option("--format <format>", "how to read the header; raw looks for none").choices([
+        "auto",
+        "safetensors",
+        "gguf",
+        "raw",
+      ]),
+    )
+    .addOption(stateOption())
+    .addOption(backendOption());
+
+  add(
+    "doctor",
+    "Say what this machine has, what is missing, and how to mend it.",
+    ["vram doctor", "vram doctor --json"],
+    runDoctor,
+  )
+    .addOption(stateOption())
+    .addOption(backendOption());
+
+  return program;
+}
+
+/** Runs one command line (without `node` and the script). Resolves to the exit code; never throws. */
+export async function main(argv: readonly string[], host: Host): Promise<number> {
+  let code: number = EXIT.ok;
+  try {
+    const program = commands(host, (result) => {
+      code = result;
+    });
+    if (argv.length === 0) {
+      program.outputHelp();
+      return EXIT.usage;
+    }
+    await program.parseAsync(argv, { from: "user" });
+    return code;
+  } catch (thrown) {
+    if (thrown instanceof CommanderError) return thrown.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    printError(host, thrown instanceof VramError ? thrown : toVramError(thrown));
+    return exitCodeFor(thrown);
+  }
+}
