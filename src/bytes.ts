@@ -1,5 +1,6 @@
 /** Encodings shared by the digest, the seal and the screens. Pure; integers are little-endian. */
 import { timingSafeEqual } from "node:crypto";
+import { assert } from "./assert.ts";
 import { VramError } from "./errors.ts";
 
 /** Lower-case hex of `bytes`. */
@@ -41,16 +42,30 @@ export function constantTimeEqual(a: Uint8Array, b: Uint8Array): boolean {
   return a.byteLength === b.byteLength && timingSafeEqual(a, b);
 }
 
+/** A value without members, as `JSON.stringify` writes it; `INTERNAL` for what RFC 8785 has no form for. */
+function canonicalLeaf(value: unknown): string {
+  const isPlain =
+    value === null ||
+    typeof value === "boolean" ||
+    (typeof value === "number" && Number.isFinite(value)) ||
+    (typeof value === "string" && value.isWellFormed());
+  assert(isPlain, "only plain data has a canonical form");
+  return JSON.stringify(value);
+}
+
 /**
- * RFC 8785 (JCS) form of plain data: keys sorted by UTF-16 code units, no white space. `JSON.stringify` already writes
- * numbers and strings as the RFC asks, since it follows ECMAScript.
+ * RFC 8785 (JCS) form of plain data: keys sorted by UTF-16 code units, no white space. Members are written one by one:
+ * a sorted object would not do, because JavaScript lists keys like "10" first, in the order of their numbers.
+ * Members that are undefined do not count. Throws `INTERNAL` for anything else that JSON cannot hold.
  */
 export function canonicalJson(value: unknown): string {
-  const sorted = (_key: string, part: unknown): unknown =>
-    typeof part === "object" && part !== null && !Array.isArray(part)
-      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : part;
-  return JSON.stringify(value, sorted);
+  if (Array.isArray(value)) return `[${value.map((part) => canonicalJson(part)).join(",")}]`;
+  if (typeof value !== "object" || value === null) return canonicalLeaf(value);
+  const members = Object.entries(value)
+    .filter(([, part]) => part !== undefined)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([key, part]) => `${canonicalLeaf(key)}:${canonicalJson(part)}`);
+  return `{${members.join(",")}}`;
 }
 
 /** `value` rounded up to a multiple of `unit`; both positive safe integers. */
@@ -72,7 +87,7 @@ export function formatBytes(byteLength: number): string {
 }
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu;
+const CONTROL = /[\u0000-\u001f\u007f-\u009f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu;
 
 /** Text safe to print: control and bidirectional characters become `\u{…}`. */
 export function printable(text: string): string {

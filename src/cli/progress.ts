@@ -31,7 +31,9 @@ export function progressLine(
   const left = rate > 0 ? `, ${formatSeconds((bytesTotal - bytesDone) / rate)} left` : "";
   const bar = `${"█".repeat(filled)}${"░".repeat(BAR_COLUMNS - filled)}`;
   const figures = `${formatBytes(bytesDone)} of ${formatBytes(bytesTotal)}, ${formatBytes(rate)}/s${left}`;
-  return [...`${bar} ${figures}  ${printable(label)}`].slice(0, Math.max(0, columns - 1)).join("");
+  return Array.from(`${bar} ${figures}  ${printable(label)}`)
+    .slice(0, Math.max(0, columns - 1))
+    .join("");
 }
 
 /** A progress line on the host's talk output; does nothing unless that is a terminal. */

@@ -22,91 +22,60 @@ const line = (word: string, sentence: string, tone: StoryLine["tone"] = "plain")
 
 const ms = (durationMs: number): string => `${durationMs.toFixed(durationMs < 10 ? 1 : 0)} ms`;
 
-/** The entries of the capacity account and the memory itself. */
-function memoryLine(entry: Entry): StoryLine | undefined {
-  switch (entry.type) {
-    case "capacity_reserved":
-      return line("reserved", `${formatBytes(entry.byteLength)}; ${formatBytes(entry.bytesFree)} stay free`);
-    case "vram_allocated":
-      return line("allocated", `${formatBytes(entry.byteLength)} on device ${entry.device.ordinal}, mapped read-only`);
-    case "vram_allocation_failed":
-      return line("refused", `${entry.bytesNeeded} bytes needed, ${entry.bytesAvailable} available`, "bad");
-    case "vram_deallocated": {
-      const zeroed = entry.zeroed ? "zeroed and freed" : `freed without zeroing: ${entry.reason ?? "unknown"}`;
-      return line(
-        "freed",
-        `${formatBytes(entry.byteLength)} ${zeroed} (${entry.because})`,
-        entry.zeroed ? "plain" : "bad",
-      );
-    }
-    default:
-      return undefined;
-  }
-}
+type Sentences = {
+  readonly [Type in Entry["type"]]: (entry: Extract<Entry, { readonly type: Type }>) => StoryLine | undefined;
+};
 
-/** The entries of a seal and its verifications. */
-function sealLine(entry: Entry): StoryLine | undefined {
-  switch (entry.type) {
-    case "vram_sealed": {
-      const how = entry.comparedWith === "expected" ? "the digest you gave" : "the digest of the bytes that were read";
-      return line("sealed", `as ${entry.shardId}, seal ${entry.sequence}; the measurement equals ${how}`, "good");
-    }
-    case "seal_verified":
-      return line("verified", `mac, facts and ${formatBytes(entry.bytesCovered)} in VRAM: unchanged`, "good");
-    case "seal_verification_failed": {
-      const where = entry.tensors.length === 0 ? "" : `; damaged: ${entry.tensors.slice(0, 3).join(", ")}`;
-      return line("caught", `${entry.message}${where}`, "bad");
-    }
-    case "seal_refused":
-      return line("refused", entry.reason, "bad");
-    case "policy_violation":
-      return line("policy", `${entry.rule}: is ${entry.actual}, must be ${entry.expected}`, "bad");
-    case "worker_stopped":
-      return line("stopped", `device ${entry.device.ordinal} seals nothing more until resumed: ${entry.reason}`, "bad");
-    case "worker_resumed":
-      return line("resumed", `device ${entry.device.ordinal}: ${entry.reason}`);
-    default:
-      return undefined;
-  }
-}
-
-/** The entries of reading, copying and measuring. */
-function workLine(entry: Entry): StoryLine | undefined {
-  switch (entry.type) {
-    case "device_opened": {
-      const { device, name, backend, bytesTotal } = entry;
-      return line(
-        "device",
-        `${device.ordinal}: ${name}, ${formatBytes(bytesTotal)}, ${device.uuid}, backend ${backend}`,
-      );
-    }
-    case "device_lost":
-      return line("lost", `device ${entry.device.ordinal} is lost: ${entry.code}`, "bad");
-    case "source_opened": {
-      const tensors = entry.tensorCount === 1 ? "1 tensor" : `${entry.tensorCount} tensors`;
-      return line("source", `${entry.name}: ${entry.format}, ${tensors}, ${formatBytes(entry.byteLength)}`);
-    }
-    case "uploaded": {
-      const how = entry.comparedWith === "witnessed" ? ", digested on the way" : ", not hashed on the host";
-      const rate = formatRate(entry.byteLength, entry.durationMs);
-      return line("uploaded", `${formatBytes(entry.byteLength)} in ${ms(entry.durationMs)}${rate}${how}`);
-    }
-    case "facts_checked":
-      return line("facts", `the driver says: device memory, not managed, access ${entry.access}`);
-    case "measured": {
-      const rate = formatRate(entry.bytesCovered, entry.durationMs);
-      return line("measured", `fsverity:${entry.digest} in VRAM, in ${ms(entry.durationMs)}${rate}`);
-    }
-    case "release_failed":
-      return line("leaked", `${entry.what} could not be released: ${entry.message}`, "bad");
-    case "entry_unrecorded":
-      return line("unrecorded", `${entry.lost}: ${entry.message}`, "bad");
-    default:
-      return undefined;
-  }
-}
+const SENTENCES: Sentences = {
+  device_opened: ({ device, name, bytesTotal, backend }) =>
+    line("device", `${device.ordinal}: ${name}, ${formatBytes(bytesTotal)}, ${device.uuid}, backend ${backend}`),
+  device_lost: ({ device, code }) => line("lost", `device ${device.ordinal} is lost: ${code}`, "bad"),
+  source_opened: ({ name, format, tensorCount, byteLength }) => {
+    const tensors = tensorCount === 1 ? "1 tensor" : `${tensorCount} tensors`;
+    return line("source", `${name}: ${format}, ${tensors}, ${formatBytes(byteLength)}`);
+  },
+  capacity_reserved: ({ byteLength, bytesFree }) =>
+    line("reserved", `${formatBytes(byteLength)}; ${formatBytes(bytesFree)} stay free`),
+  vram_allocated: ({ byteLength, device }) =>
+    line("allocated", `${formatBytes(byteLength)} on device ${device.ordinal}, mapped read-only`),
+  vram_allocation_failed: ({ bytesNeeded, bytesAvailable }) =>
+    line("refused", `${bytesNeeded} bytes needed, ${bytesAvailable} available`, "bad"),
+  vram_deallocated: ({ byteLength, zeroed, reason, because }) => {
+    const how = zeroed ? "zeroed and freed" : `freed without zeroing: ${reason ?? "unknown"}`;
+    return line("freed", `${formatBytes(byteLength)} ${how} (${because})`, zeroed ? "plain" : "bad");
+  },
+  upload_progressed: () => undefined,
+  uploaded: ({ byteLength, durationMs, comparedWith }) => {
+    const how = comparedWith === "witnessed" ? "digested on the way" : "not hashed on the host";
+    return line(
+      "uploaded",
+      `${formatBytes(byteLength)} in ${ms(durationMs)}${formatRate(byteLength, durationMs)}, ${how}`,
+    );
+  },
+  facts_checked: ({ access }) => line("facts", `the driver says: device memory, not managed, access ${access}`),
+  measured: ({ digest, bytesCovered, durationMs }) =>
+    line("measured", `fsverity:${digest} in VRAM, in ${ms(durationMs)}${formatRate(bytesCovered, durationMs)}`),
+  vram_sealed: ({ shardId, sequence, comparedWith }) => {
+    const how = comparedWith === "expected" ? "the digest you gave" : "the digest of the bytes that were read";
+    return line("sealed", `as ${shardId}, seal ${sequence}; the measurement equals ${how}`, "good");
+  },
+  seal_verified: ({ bytesCovered }) =>
+    line("verified", `mac, facts and ${formatBytes(bytesCovered)} in VRAM: unchanged`, "good"),
+  seal_verification_failed: ({ message, tensors }) => {
+    const where = tensors.length === 0 ? "" : `; the damaged range holds ${tensors.slice(0, 3).join(", ")}`;
+    return line("caught", `${message}${where}`, "bad");
+  },
+  seal_refused: ({ reason }) => line("refused", reason, "bad"),
+  policy_violation: ({ rule, actual, expected }) => line("policy", `${rule}: is ${actual}, must be ${expected}`, "bad"),
+  worker_stopped: ({ device }) =>
+    line("stopped", `device ${device.ordinal} seals nothing more until it is resumed`, "bad"),
+  worker_resumed: ({ device, reason }) => line("resumed", `device ${device.ordinal}: ${reason}`),
+  release_failed: ({ what, message }) => line("leaked", `${what} could not be released: ${message}`, "bad"),
+  entry_unrecorded: ({ lost, message }) => line("unrecorded", `${lost}: ${message}`, "bad"),
+};
 
 /** The line for an entry; undefined for entries that are figures only (progress). */
 export function storyLine(entry: Entry): StoryLine | undefined {
-  return workLine(entry) ?? memoryLine(entry) ?? sealLine(entry);
+  // The table has a sentence for each type; TypeScript cannot follow the pairing through the lookup.
+  return (SENTENCES[entry.type] as (one: Entry) => StoryLine | undefined)(entry);
 }

@@ -12,7 +12,7 @@ import { ACCESS, type Access, type CudaDriver } from "../cuda/driver.ts";
 import { closedError, countHandle } from "../dispose.ts";
 import { VramError } from "../errors.ts";
 import type { DeviceContext } from "./context.ts";
-import { type Mapped, setAddress } from "./mapped.ts";
+import { forgetAddress, type Mapped, setAddress } from "./mapped.ts";
 import type { Stream } from "./stream.ts";
 
 /** What the driver says about an allocation and its main mapping, as numbers from cuda.h. */
@@ -115,6 +115,7 @@ export function openAllocation(context: DeviceContext, byteLength: number, acces
       // Work that may still run keeps its mapping: a leak is better than a write to memory of somebody else.
       if (error instanceof VramError && error.code === "DEVICE_STALLED") throw outcome.error;
     }
+    forgetAddress(alias);
     releaseAll(context, undo);
     aliasGone();
     if ("error" in outcome) throw outcome.error;
@@ -124,11 +125,15 @@ export function openAllocation(context: DeviceContext, byteLength: number, acces
   const allocation: Allocation = {
     byteLength,
     mappedBytes,
-    facts: () => readFacts(context, cuHandle, cuPointer),
+    facts: () => {
+      if (!open) throw closedError("the allocation");
+      return readFacts(context, cuHandle, cuPointer);
+    },
     withWritableAlias,
     close: () => {
       if (!open) return;
       open = false;
+      forgetAddress(allocation);
       releaseAll(context, steps);
       gone();
     },

@@ -2,7 +2,7 @@
 import { requireInteger } from "../assert.ts";
 import { countHandle } from "../dispose.ts";
 import type { DeviceContext } from "./context.ts";
-import { type Pinned, setAddress } from "./mapped.ts";
+import { forgetAddress, type Pinned, setAddress } from "./mapped.ts";
 
 /** A view of more than this aborts the process on real hardware (facts/cuda.md §3.3). */
 const VIEW_BYTES_MAX = 2 ** 30;
@@ -18,6 +18,7 @@ export function openPinned(context: DeviceContext, byteLength: number): Pinned {
     close: () => {
       if (!open) return;
       open = false;
+      forgetAddress(pinned);
       context.release("pinned memory", (driver) => driver.memory.freePinned(cuPointer));
       gone();
     },

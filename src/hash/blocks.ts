@@ -4,13 +4,17 @@
  * (Linux Documentation/filesystems/fsverity.rst, "Merkle tree").
  */
 import { hash } from "node:crypto";
+import { assert } from "../assert.ts";
+import { SALT_BYTES_MAX } from "./descriptor.ts";
 import { BLOCK_BYTES, blockCount, HASH_BYTES } from "./geometry.ts";
 
 /** Salts are padded to one SHA-256 input block. */
 export const SALT_BLOCK_BYTES = 64;
 
-/** The salt zero-padded to 64 bytes: what precedes every block. */
+/** The salt (1–32 bytes) zero-padded to 64 bytes: what precedes every block. */
 export function saltBlock(salt: Uint8Array): Uint8Array {
+  // An empty one would put 64 zeros before every block, which is no fs-verity tree at all.
+  assert(salt.byteLength >= 1 && salt.byteLength <= SALT_BYTES_MAX, "a salt is 1 to 32 bytes");
   const padded = new Uint8Array(SALT_BLOCK_BYTES);
   padded.set(salt);
   return padded;

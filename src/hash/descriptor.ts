@@ -3,7 +3,7 @@
  * Source: Linux Documentation/filesystems/fsverity.rst, "fs-verity descriptor".
  */
 import { hash } from "node:crypto";
-import { requireInteger } from "../assert.ts";
+import { assert, requireInteger } from "../assert.ts";
 import { fromHex, toHex } from "../bytes.ts";
 import { VramError } from "../errors.ts";
 import { HASH_BYTES } from "./geometry.ts";
@@ -28,6 +28,9 @@ export function sha256(bytes: Uint8Array): Uint8Array {
  */
 export function fsverityDigest(root: Uint8Array, byteLength: number, salt?: Uint8Array): Uint8Array {
   requireInteger(byteLength, "byteLength", 0, Number.MAX_SAFE_INTEGER);
+  assert(root.byteLength === HASH_BYTES, "a root is one hash");
+  const saltBytes = salt?.byteLength ?? 1;
+  assert(saltBytes >= 1 && saltBytes <= SALT_BYTES_MAX, "a salt is 1 to 32 bytes");
   const descriptor = new Uint8Array(DESCRIPTOR_BYTES);
   descriptor.set([1, HASH_ALGORITHM_SHA256, LOG2_BLOCK_BYTES, salt?.byteLength ?? 0], 0);
   new DataView(descriptor.buffer).setBigUint64(8, BigInt(byteLength), true);

@@ -72,7 +72,8 @@ interface Waiting {
 
 /** One thread and the requests it has not answered. */
 function startThread(entry: URL): { send(piece: HashTask): Promise<void>; load(): number; end(): Promise<void> } {
-  const worker = new Worker(entry, { name: "vram-hash" });
+  // The flags and environment of the process are none of a hashing thread's business; some would even stop it.
+  const worker = new Worker(entry, { name: "vram-hash", execArgv: [], env: {} });
   worker.unref();
   const waiting = new Map<number, Waiting>();
   let ticket = 0;
@@ -125,7 +126,8 @@ export function openHashPool(
   return {
     threads,
     hash: async (tasks) => {
-      await Promise.all(
+      // All of them, whatever becomes of one: no thread may still write to `out` when this settles.
+      const outcomes = await Promise.allSettled(
         tasks.flatMap(pieces).map((piece) => {
           assert(piece.data.buffer instanceof SharedArrayBuffer, "hashing threads are given shared memory");
           assert(piece.out.buffer instanceof SharedArrayBuffer, "hashing threads write to shared memory");
@@ -133,6 +135,7 @@ export function openHashPool(
           return idlest.send(piece);
         }),
       );
+      for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
     },
     close: async () => {
       await Promise.all(crew.map((thread) => thread.end()));

@@ -57,6 +57,8 @@ export function createTreeBuilder(byteLength: number, salt?: Uint8Array): TreeBu
   return {
     appendLeaves: (hashes) => {
       assert(hashes.byteLength % HASH_BYTES === 0, "leaves are whole hashes");
+      const after = (levels[0]?.hashes ?? 0) + hashes.byteLength / HASH_BYTES;
+      assert(after <= (hashCounts[0] ?? 0), "there is one leaf for each block");
       for (let at = 0; at < hashes.byteLength; at += HASH_BYTES) append(0, hashes.subarray(at, at + HASH_BYTES));
     },
     finish: () => {

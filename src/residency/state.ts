@@ -149,7 +149,10 @@ function store(
     backend: initial?.backend,
     devices: initial?.devices ?? [],
     bind: async (backend, deviceUuids) => {
-      if (file !== undefined) return requireSameBinding(file, backend, deviceUuids);
+      if (file !== undefined) {
+        requireSameBinding(file, backend, deviceUuids);
+        return;
+      }
       file = { version: 1, backend, devices: deviceUuids, stopped: {} };
       await save(file);
     },

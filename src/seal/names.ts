@@ -29,7 +29,7 @@ export function requireName(value: string): string {
 /** A file's base name made fit to be a name: what is not allowed becomes `_`. */
 export function cleanName(baseName: string): string {
   let cleaned = baseName.toWellFormed().replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "_");
-  while (Buffer.byteLength(cleaned, "utf8") > LIMITS.nameBytes) cleaned = [...cleaned].slice(0, -1).join("");
+  while (Buffer.byteLength(cleaned, "utf8") > LIMITS.nameBytes) cleaned = Array.from(cleaned).slice(0, -1).join("");
   return cleaned.length === 0 ? "unnamed" : cleaned;
 }
 

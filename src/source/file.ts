@@ -47,14 +47,20 @@ const OPEN_FLAGS = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBL
 const errnoOf = (error: unknown): string =>
   error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "";
 
-const refused = (path: string, why: string, cause?: unknown): VramError =>
-  new VramError("SOURCE_REFUSED", `${path}: ${why}`, { cause, details: { path } });
+/** What is kept of a file-system error. The error itself shows the resolved path, which the caller did not give. */
+const causeOf = (error: unknown): { readonly errno: string } => ({ errno: errnoOf(error) || "unknown" });
 
-function openFailure(path: string, error: unknown): VramError {
+const refused = (path: string, why: string, error?: unknown): VramError => {
+  const cause = error === undefined ? {} : { cause: causeOf(error) };
+  return new VramError("SOURCE_REFUSED", `${path}: ${why}`, { ...cause, details: { path } });
+};
+
+/** The refusal of a path that could not be resolved, opened or listed because of `error`. */
+export function openFailure(path: string, error: unknown): VramError {
   switch (errnoOf(error)) {
     case "ENOENT":
     case "ENOTDIR":
-      return new VramError("SOURCE_NOT_FOUND", `${path}: no such file`, { cause: error, details: { path } });
+      return new VramError("SOURCE_NOT_FOUND", `${path}: no such file`, { cause: causeOf(error), details: { path } });
     case "ELOOP":
       return refused(path, "it became a symbolic link while it was being opened, or its links form a loop", error);
     case "EACCES":
@@ -66,7 +72,7 @@ function openFailure(path: string, error: unknown): VramError {
       return refused(path, "the path is too long", error);
     default:
       return new VramError("SOURCE_READ_FAILED", `${path}: cannot be opened (${errnoOf(error) || "unknown"})`, {
-        cause: error,
+        cause: causeOf(error),
         details: { path },
       });
   }
@@ -131,7 +137,7 @@ function readable(handle: FileDescriptor, identity: BigIntStats, path: string): 
           .read(into, filled, wanted - filled, position + filled)
           .catch((error: unknown) => {
             throw new VramError("SOURCE_READ_FAILED", `${path}: reading failed (${errnoOf(error) || "unknown"})`, {
-              cause: error,
+              cause: causeOf(error),
               details: { path, position: position + filled },
             });
           });
@@ -165,7 +171,8 @@ export async function openFile(path: string, roots: readonly string[], fs: FileS
   try {
     return readable(handle, await requireRegularAt(handle, resolved, path, fs), path);
   } catch (error) {
-    await handle.close();
+    // Nothing was read yet: a close that fails changes nothing, and must not hide why the file was refused.
+    await handle.close().catch(() => undefined);
     throw error instanceof VramError ? error : openFailure(path, error);
   }
 }

@@ -6,7 +6,7 @@ import { promises } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
-import { type FileSystem, openFile, resolveUnderRoots } from "./file.ts";
+import { type FileSystem, openFailure, openFile, resolveUnderRoots } from "./file.ts";
 
 const INDEX_SUFFIX = ".safetensors.index.json";
 
@@ -47,7 +47,11 @@ async function membersOfIndex(path: string, roots: readonly string[], fs: FileSy
 }
 
 async function membersOfDirectory(path: string, roots: readonly string[], fs: FileSystem): Promise<string[]> {
-  const names = (await promises.readdir(await resolveUnderRoots(path, roots, fs))).sort();
+  const resolved = await resolveUnderRoots(path, roots, fs);
+  const names = await promises.readdir(resolved).catch((error: unknown) => {
+    throw openFailure(path, error);
+  });
+  names.sort();
   const [index, second] = names.filter((name) => name.endsWith(INDEX_SUFFIX));
   if (second !== undefined) throw refuse(path, "the directory has more than one index; name one");
   if (index !== undefined) return membersOfIndex(join(path, index), roots, fs);

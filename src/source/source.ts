@@ -48,7 +48,7 @@ export interface OpenedSource {
   /** Fills `into` with the next bytes; fewer only at the end. Returns how many. Nothing is written after it settles. */
   read(into: Uint8Array, signal?: AbortSignal): Promise<number>;
   /** After the last read: throws `SOURCE_CHANGED` unless the source is still the one that was opened. */
-  finish(): Promise<void>;
+  finish(signal?: AbortSignal): Promise<void>;
   /** May be called twice. */
   close(): Promise<void>;
 }
@@ -62,7 +62,7 @@ interface ByteReader {
   readonly baseName: string;
   /** Fills `into` from the current position; fewer bytes only at the end. */
   read(into: Uint8Array, signal?: AbortSignal): Promise<number>;
-  finish(): Promise<void>;
+  finish(signal?: AbortSignal): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -85,10 +85,10 @@ function bytesReader(bytes: Uint8Array, name: string): ByteReader {
 /** `promise`, or `ABORTED` as soon as `signal` fires. */
 async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return promise;
-  throwIfAborted(signal);
   let onAbort: (() => void) | undefined;
   const aborted = new Promise<never>((_, reject) => {
     onAbort = () => reject(new VramError("ABORTED", "the operation was aborted", { cause: signal.reason }));
+    if (signal.aborted) onAbort();
     signal.addEventListener("abort", onAbort, { once: true });
   });
   try {
@@ -102,8 +102,18 @@ function chunksReader(chunks: AsyncIterable<Uint8Array>, byteLength: number, nam
   const iterator = chunks[Symbol.asyncIterator]();
   let pending: Uint8Array = new Uint8Array(0);
   let position = 0;
+  const pull = async (): Promise<IteratorResult<Uint8Array>> => {
+    try {
+      return await iterator.next();
+    } catch (cause) {
+      if (cause instanceof VramError) throw cause;
+      throw new VramError("SOURCE_READ_FAILED", `the source failed after ${position} of ${byteLength} bytes`, { cause });
+    }
+  };
   const refill = async (signal?: AbortSignal): Promise<boolean> => {
-    const next = await unlessAborted(iterator.next(), signal);
+    // Before the iterator is asked: a promise that nobody waits for any more would be an unhandled rejection.
+    throwIfAborted(signal);
+    const next = await unlessAborted(pull(), signal);
     if (next.done === true) return false;
     if (!(next.value instanceof Uint8Array)) {
       throw new VramError("INVALID_ARGUMENT", "a source iterable must yield Uint8Array chunks");
@@ -129,8 +139,8 @@ function chunksReader(chunks: AsyncIterable<Uint8Array>, byteLength: number, nam
       }
       return filled;
     },
-    finish: async () => {
-      while (pending.byteLength === 0) if (!(await refill())) return;
+    finish: async (signal) => {
+      while (pending.byteLength === 0) if (!(await refill(signal))) return;
       throw new VramError("SOURCE_READ_FAILED", `the source has more than the ${byteLength} bytes it announced`);
     },
     // Not awaited: a generator that is stuck in `next` would never answer.
@@ -239,11 +249,11 @@ export async function openSource(spec: SourceSpec, options: FormatOptions, fs: F
         if (head.byteLength === into.byteLength) return head.byteLength;
         return head.byteLength + (await reader.read(into.subarray(head.byteLength), signal));
       },
-      finish: () => reader.finish(),
+      finish: (signal) => reader.finish(signal),
       close: () => reader.close(),
     };
   } catch (error) {
-    await reader.close();
+    await reader.close().catch(() => undefined);
     throw error;
   }
 }

@@ -56,7 +56,7 @@ export async function passThrough<S extends Slot>(
       offset += count;
     }
     throwIfAborted(signal);
-    await source.finish();
+    if (failure === undefined) await source.finish(signal);
   };
 
   try {

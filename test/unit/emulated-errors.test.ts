@@ -116,6 +116,36 @@ describe("faults at execution are late and sticky", () => {
     machine.free(mapped);
   });
 
+  test("what stalls on another stream is abandoned with the context", async () => {
+    const faults = createFaultPlan();
+    const machine = openMachine({ faults });
+    const mapped = machine.allocate(GRANULE);
+    const other = machine.driver.stream.create();
+    faults.stall("fill", 1);
+    machine.driver.stream.fill(other, mapped.cuPointer, 0, 1);
+    await letItRun();
+    expect(statusOf(() => machine.driver.memory.unmap(mapped.cuPointer, GRANULE))).toBe(LINT);
+    await poison(machine);
+    machine.free(mapped);
+  });
+
+  test("access is asked for the device of the stream, not of the memory", async () => {
+    const machine = openMachine({ devices: [device(0), device(1)] });
+    const { driver } = machine;
+    const { cuPointer } = machine.allocate(GRANULE, "none");
+    driver.memory.setAccess(cuPointer, GRANULE, 1, "readWrite");
+    driver.context.setCurrent(driver.context.retainPrimary(1));
+    const peer = driver.stream.create();
+    driver.stream.fill(peer, cuPointer, 1, 1);
+    await machine.finish(peer);
+    driver.memory.setAccess(cuPointer, GRANULE, 0, "readWrite");
+    driver.memory.setAccess(cuPointer, GRANULE, 1, "read");
+    driver.stream.fill(peer, cuPointer, 1, 1);
+    expect(await statusWhen(machine.finish(peer))).toBe(ILLEGAL_ADDRESS);
+    driver.context.setCurrent(machine.cuContext);
+    driver.context.memoryInfo();
+  });
+
   test("the next context is fresh: allocations live, streams of the dead one do not, pinned memory came back", async () => {
     const machine = openMachine();
     const { driver } = machine;

@@ -28,13 +28,14 @@ export interface PinnedBlocks {
 }
 
 const BASE = 0x00ab_0000_0000_0000n;
-/** What freed bytes become. */
+/** What freed bytes become; the first of them, since a reader of a slot starts there and touching all would cost. */
 const POISON = 0xdd;
+const POISON_BYTES = 64 * 1024;
 
 export function openPinnedBlocks(): PinnedBlocks {
   const ranges = rangeList<PinnedBlock>(BASE);
   const drop = (block: PinnedBlock): void => {
-    block.bytes.fill(POISON);
+    block.bytes.subarray(0, POISON_BYTES).fill(POISON);
     ranges.remove(block);
   };
 

@@ -81,8 +81,8 @@ export function openStream(context: Context, execution: Execution): Stream {
         if (error instanceof ExecutionFault) context.fail(error.status);
         else execution.lints.remember(error);
       }
-      // Unless it was abandoned meanwhile, together with all that waited behind it.
-      if (waiting[0] === operation) waiting.shift()?.settle();
+      // Empty when it was abandoned meanwhile; a context that ended takes no new work.
+      waiting.shift()?.settle();
     }
     pumping = false;
     if (retired) context.abandons.delete(abandon);
