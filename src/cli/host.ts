@@ -1,5 +1,7 @@
 /** What a command may touch of the outside: two text outputs, the environment, and a signal to stop. */
 import pc from "picocolors";
+import { printable } from "../bytes.ts";
+import { toVramError } from "../errors.ts";
 
 export interface Host {
   /** Data. */
@@ -21,6 +23,14 @@ export type Colors = ReturnType<typeof pc.createColors>;
 export function colorsFor(host: Host, isTerminal: boolean): Colors {
   const noColor = (host.env["NO_COLOR"] ?? "") !== "" || host.env["TERM"] === "dumb";
   return pc.createColors(isTerminal && !noColor);
+}
+
+/** An error in words, with the way out of it. */
+export function printError(host: Host, thrown: unknown): void {
+  const error = toVramError(thrown);
+  const colors = colorsFor(host, host.errIsTerminal);
+  host.err(`${colors.red("error")} ${error.code}: ${printable(error.message)}\n`);
+  host.err(`${colors.cyan("fix")}   ${printable(error.fix)}\n`);
 }
 
 /** The host of a real process. `signal` fires on the first SIGINT or SIGTERM. */

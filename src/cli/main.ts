@@ -1,12 +1,11 @@
 /** The command line: parse, run one command, turn what is thrown into words and an exit code. */
 import { Command, CommanderError, Option } from "commander";
-import { printable } from "../bytes.ts";
 import { toVramError, VramError } from "../errors.ts";
 import { runDigest } from "./commands/digest.ts";
 import { runDoctor } from "./commands/doctor.ts";
 import { runTry } from "./commands/try.ts";
 import { EXIT, exitCodeFor } from "./exit.ts";
-import { colorsFor, type Host } from "./host.ts";
+import { type Host, printError } from "./host.ts";
 import { printJson } from "./json.ts";
 import { VERSION } from "./version.ts";
 
@@ -19,13 +18,6 @@ interface CommonOptions {
 const backendOption = (): Option =>
   new Option("--backend <backend>", "which device answers").choices(["auto", "cuda", "emulated"]);
 const stateOption = (): Option => new Option("--state-dir <dir>", "keep keys and worker states there");
-
-function printError(host: Host, thrown: unknown): void {
-  const error = toVramError(thrown);
-  const colors = colorsFor(host, host.errIsTerminal);
-  host.err(`${colors.red("error")} ${error.code}: ${printable(error.message)}\n`);
-  host.err(`${colors.cyan("fix")}   ${printable(error.fix)}\n`);
-}
 
 function commands(host: Host, done: (code: number) => void): Command {
   const program = new Command("vram")

@@ -107,7 +107,9 @@ function chunksReader(chunks: AsyncIterable<Uint8Array>, byteLength: number, nam
       return await iterator.next();
     } catch (cause) {
       if (cause instanceof VramError) throw cause;
-      throw new VramError("SOURCE_READ_FAILED", `the source failed after ${position} of ${byteLength} bytes`, { cause });
+      throw new VramError("SOURCE_READ_FAILED", `the source failed after ${position} of ${byteLength} bytes`, {
+        cause,
+      });
     }
   };
   const refill = async (signal?: AbortSignal): Promise<boolean> => {

@@ -68,7 +68,11 @@ describe("capacity", () => {
     expect(error.details).toMatchObject({ bytesNeeded: 30 * MIB, bytesAvailable: bytesFree, tenants });
     expect(error.message).toContain("python3 train.py (pid 4242)");
     expect(open.driver.emulation.allocations()).toHaveLength(allocations);
-    expect(entries.at(-1)).toMatchObject({ type: "vram_allocation_failed", bytesNeeded: 30 * MIB, code: "OUT_OF_VRAM" });
+    expect(entries.at(-1)).toMatchObject({
+      type: "vram_allocation_failed",
+      bytesNeeded: 30 * MIB,
+      code: "OUT_OF_VRAM",
+    });
     tenants.length = 0;
     expect((await vram.seal(path)).record.sealed).toBe(true);
   });
@@ -117,7 +121,10 @@ describe("freeing", () => {
     const { vram, open, entries } = await openSmall({}, { faults });
     const { record } = await vram.seal(path);
     const { allocationId } = open.system.registry.find(record.shardId);
-    expect(await vram.evict(record.shardId)).toMatchObject({ zeroed: true, record: { state: "evicted", sealed: false } });
+    expect(await vram.evict(record.shardId)).toMatchObject({
+      zeroed: true,
+      record: { state: "evicted", sealed: false },
+    });
     expect(await codeOf(vram.evict(record.shardId))).toBe("SHARD_NOT_FOUND");
     expect(await open.devices[0]?.free(allocationId)).toEqual({ zeroed: false, reason: "it was freed before" });
     expect(entries.at(-1)).toMatchObject({ type: "vram_deallocated", zeroed: true, because: "evicted" });

@@ -1,9 +1,8 @@
 import { describe, expect, it } from "vitest";
-import type { DeviceAttribute, PointerAttribute } from "../../src/cuda/driver.ts";
 import { canonicalJson, toHex } from "../../src/bytes.ts";
+import type { DeviceAttribute, PointerAttribute } from "../../src/cuda/driver.ts";
 import { sha256 } from "../../src/hash/descriptor.ts";
-import { VRAM_ONLY_POLICY } from "../../src/index.ts";
-import { openVram } from "../../src/index.ts";
+import { openVram, VRAM_ONLY_POLICY } from "../../src/index.ts";
 import { createFaultPlan, type FaultPlan } from "../../src/testing.ts";
 import { codeOf, MIB, openSmall, randomFile, temporaryFolder } from "../helpers/vram.ts";
 
@@ -146,7 +145,9 @@ describe("which backend answers", () => {
     await first.vram.close();
     const path = `${stateDir}/state.json`;
     const state = JSON.parse(await readFile(path, "utf8")) as Record<string, unknown>;
-    expect(await codeOf(openSmall({ stateDir, emulated: { devices: 2, byteLength: 128 * MIB } }))).toBe("BACKEND_CHANGED");
+    expect(await codeOf(openSmall({ stateDir, emulated: { devices: 2, byteLength: 128 * MIB } }))).toBe(
+      "BACKEND_CHANGED",
+    );
     await writeFile(path, JSON.stringify({ ...state, backend: "cuda" }));
     expect(await codeOf(openSmall({ stateDir }))).toBe("BACKEND_CHANGED");
   });

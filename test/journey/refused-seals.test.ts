@@ -4,7 +4,7 @@ import { toHex } from "../../src/bytes.ts";
 import type { Seal } from "../../src/seal/encoding.ts";
 import { deriveWorkerKeys } from "../../src/seal/key.ts";
 import { createSeal } from "../../src/seal/seal.ts";
-import { codeOf, MIB, openSmall, randomFile, type Recorded } from "../helpers/vram.ts";
+import { codeOf, MIB, openSmall, type Recorded, randomFile } from "../helpers/vram.ts";
 
 const TEXT = "the seal was refused";
 

@@ -77,7 +77,19 @@ describe("sealing", () => {
 
   it("[VR-SEAL-05] every size has the digest of the host, through VRAM", async () => {
     const { vram } = await openSmall();
-    for (const size of [1, 4095, 4096, 4097, 524_287, 524_288, 524_289, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1, 9 * MIB + 3]) {
+    for (const size of [
+      1,
+      4095,
+      4096,
+      4097,
+      524_287,
+      524_288,
+      524_289,
+      4 * MIB - 1,
+      4 * MIB,
+      4 * MIB + 1,
+      9 * MIB + 3,
+    ]) {
       const { path, bytes } = await randomFile(size);
       const { record } = await vram.seal(path, { name: `size ${size}`, expected: toHex(digestOf(bytes)) });
       expect(record.byteLength).toBe(size);
@@ -185,7 +197,8 @@ describe("names and ids", () => {
       { maxAgeMs: -1 },
       { maxAgeMs: 1.5 },
     ];
-    for (const options of bad) expect(await codeOf(vram.seal(path, options)), JSON.stringify(options)).toBe("INVALID_ARGUMENT");
+    for (const options of bad)
+      expect(await codeOf(vram.seal(path, options)), JSON.stringify(options)).toBe("INVALID_ARGUMENT");
     expect(await codeOf(vram.seal(path, { device: 7 }))).toBe("DEVICE_NOT_FOUND");
     expect(await codeOf(vram.seal(path, { device: "GPU-00" }))).toBe("DEVICE_NOT_FOUND");
     expect(await codeOf(vram.seal(""))).toBe("INVALID_ARGUMENT");

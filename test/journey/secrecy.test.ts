@@ -1,5 +1,5 @@
-import { inspect } from "node:util";
 import { readFile } from "node:fs/promises";
+import { inspect } from "node:util";
 import { describe, expect, it } from "vitest";
 import { createFaultPlan } from "../../src/testing.ts";
 import { codeOf, MIB, openSmall, randomFile, temporaryFolder } from "../helpers/vram.ts";
@@ -23,7 +23,7 @@ describe("what is shown", () => {
     const { vram, open, entries } = system;
     // Every bigint the border hands out or takes: pointers, handles, contexts.
     for (const noun of ["memory", "stream", "event", "module", "context"] as const) {
-      const calls = open.driver[noun] as Record<string, (...args: unknown[]) => unknown>;
+      const calls = open.driver[noun] as unknown as Record<string, (...args: unknown[]) => unknown>;
       for (const [verb, call] of Object.entries(calls)) {
         calls[verb] = (...args: unknown[]) => {
           const result = call(...args);
@@ -33,7 +33,13 @@ describe("what is shown", () => {
       }
     }
     const sealed = await vram.seal(path, { name: "m" });
-    const shown: unknown[] = [sealed, await vram.verify("m", { seal: sealed.seal }), vram.inspect("m"), vram.list(), vram];
+    const shown: unknown[] = [
+      sealed,
+      await vram.verify("m", { seal: sealed.seal }),
+      vram.inspect("m"),
+      vram.list(),
+      vram,
+    ];
     shown.push(vram.devices(), vram.checkPolicy(), await vram.capacity(), open.system, open.workers, entries);
     shown.push(open.system.registry.find("m").seal, structuredClone(sealed));
     await system.flipBit("m", 5, 5);

@@ -10,7 +10,7 @@ import { expandSource } from "../../source/sets.ts";
 import { openSource } from "../../source/source.ts";
 import { digestOpened } from "../../staging/digest.ts";
 import { EXIT, exitCodeFor } from "../exit.ts";
-import { colorsFor, type Host } from "../host.ts";
+import { type Host, printError } from "../host.ts";
 import { printJson } from "../json.ts";
 import { createProgress, type Progress } from "../progress.ts";
 import { escapeName, parseSums, type SumsLine } from "./sums.ts";
@@ -81,8 +81,7 @@ async function eachFile<T>(
       const error = toVramError(thrown);
       if (error.code === "ABORTED") throw error;
       failures.push({ path: pathOf(item), error });
-      const colors = colorsFor(tools.host, tools.host.errIsTerminal);
-      tools.host.err(`${colors.red("error")} ${error.code}: ${error.message}\n`);
+      printError(tools.host, error);
     }
   }
   return failures;

@@ -1,4 +1,6 @@
 /** `vram doctor`: what this machine has, what is missing, how to mend it. Changes nothing. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { formatBytes, printable } from "../../bytes.ts";
 import { type BackendChoice, chooseBackend, readHostTraces } from "../../device/detect.ts";
 import { toVramError } from "../../errors.ts";
@@ -62,10 +64,12 @@ function deviceCheck(device: DeviceStatus): Check[] {
   ];
 }
 
-/** Opens the devices as a seal would, without keeping anything: state is read only where a directory was named. */
-async function deviceChecks(options: VramOptions): Promise<{ checks: Check[]; devices: DeviceStatus[] }> {
+/** Opens the devices as a seal would. A state directory is read if it holds a state, and never made. */
+async function deviceChecks(given: VramOptions): Promise<{ checks: Check[]; devices: DeviceStatus[] }> {
   try {
-    const vram = createVram(await openSystem(options));
+    const { stateDir, ...stateless } = given;
+    const hasState = stateDir !== undefined && existsSync(join(stateDir, "state.json"));
+    const vram = createVram(await openSystem(hasState ? given : stateless));
     try {
       const devices = vram.devices();
       const policy: Check = { id: "policy", status: "ok", what: "every device satisfies the VRAM-only policy" };
