@@ -16,7 +16,7 @@ export interface TestVram {
   /** What stands behind it. */
   readonly open: OpenSystem;
   /** Flips one bit of a sealed shard in VRAM through a writable alias. Offset in bytes, bit 0–7. */
-  flipBit(idOrName: string, offset: number, bit: number): Promise<void>;
+  readonly flipBit: (idOrName: string, offset: number, bit: number) => Promise<void>;
 }
 
 /** Opens a system on the emulated device. */

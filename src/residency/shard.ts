@@ -37,6 +37,8 @@ export interface ShardRecord {
   readonly leases: number;
   /** How many times other processes were handed the memory. */
   readonly exports: number;
+  /** The record as JSON. */
+  toString(): string;
 }
 
 /** When a shard was last measured. Freshness is judged by the monotonic clock only. */

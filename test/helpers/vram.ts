@@ -12,7 +12,7 @@ export const MIB = 1024 * 1024;
 
 export interface Recorded extends TestVram {
   readonly entries: Entry[];
-  types(): string[];
+  readonly types: () => string[];
 }
 
 const opened: Recorded[] = [];

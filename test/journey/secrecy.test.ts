@@ -1,14 +1,17 @@
+import { createSecretKey } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { inspect } from "node:util";
 import { describe, expect, it } from "vitest";
+import { deriveKey } from "../../src/seal/key.ts";
 import { createFaultPlan } from "../../src/testing.ts";
+import { vram as vramCli } from "../helpers/cli.ts";
 import { codeOf, MIB, openSmall, randomFile, temporaryFolder } from "../helpers/vram.ts";
 
 /** Every form in which a value could be printed or sent. */
 function everyForm(value: unknown): string {
   const forms = [inspect(value, { depth: 12, showHidden: true, getters: true }), String(value)];
   const jsonable = (_key: string, part: unknown): unknown => (typeof part === "bigint" ? part.toString() : part);
-  forms.push(JSON.stringify(value, jsonable) ?? "");
+  forms.push(JSON.stringify(value, jsonable));
   if (value instanceof Error) forms.push(value.stack ?? "", JSON.stringify(Object.entries(value)));
   return forms.join("\n");
 }
@@ -89,6 +92,26 @@ describe("what is shown", () => {
     expect(JSON.parse(String(record))).toEqual(record);
     expect(JSON.parse(JSON.stringify(record))).toEqual(record);
     expect(Object.isFrozen(record)).toBe(true);
+  });
+
+  it("[VR-SEAL-03] no command prints a key, and its document names no path but those given", async () => {
+    const folder = await temporaryFolder();
+    const stateDir = `${folder}/state`;
+    const { path } = await randomFile(5000);
+    const texts: string[] = [];
+    const wrong = "0".repeat(64);
+    for (const args of [["--tamper"], ["--expect", wrong], ["--name", "x"], ["--backend", "cuda"]]) {
+      const { out, err } = await vramCli(["try", "--json", "--state-dir", stateDir, ...args, path]);
+      texts.push(out, err);
+    }
+    texts.push((await vramCli(["digest", "--json", path])).out, (await vramCli(["doctor", "--json"])).out);
+    const all = texts.join("\n");
+    const root = createSecretKey(Buffer.from(await readFile(`${stateDir}/root.key`, "utf8"), "hex"));
+    const uuid = /EMU-[0-9a-f-]{36}/.exec(all)?.[0] ?? "";
+    const derived = deriveKey(root, "seal", "emulated", uuid);
+    for (const key of [root, derived]) expect(all).not.toContain(key.export().toString("hex"));
+    expect(all).not.toContain(stateDir);
+    for (const found of all.matchAll(/"(\/[^"]+)"/g)) expect(found[1]).toBe(path);
   });
 
   it("[VR-IN-04] every refusal has a stable code, a cause, a fix, and says whether it may be retried", async () => {

@@ -95,9 +95,11 @@ describe("the tool fsverity agrees", () => {
   if (models.length === 0) console.log(`skipped: digests of real models, there are none in ${MODELS}`);
   test.skipIf(withoutTool || models.length === 0)("on real models (needs fsverity and ../shared/models)", async () => {
     for (const path of models.map((name) => join(MODELS, name))) {
-      const source = await openSource({ kind: "path", path }, {}, nodeFileSystem);
-      // With its header parsed: the bytes that the parser saw have to be in the digest, once.
-      expect(source.info.format, basename(path)).toBe(path.endsWith(".gguf") ? "gguf" : "safetensors");
+      // Headers are parsed where they can be: the bytes that the parser saw have to be in the digest, once. (The shared
+      // GGUF files went through a text decoder, which their headers did not survive; test/unit/gguf.test.ts says more.)
+      const format = path.endsWith(".gguf") ? "raw" : "auto";
+      const source = await openSource({ kind: "path", path }, { format }, nodeFileSystem);
+      expect(source.info.format).toBe(format === "raw" ? "raw" : "safetensors");
       const { tree, sha256 } = await digestOpened(source, inline, { tree: true, sha256: true });
       await source.close();
       expect(toHex(tree?.digest ?? Buffer.of()), basename(path)).toBe(digestByTool(path));

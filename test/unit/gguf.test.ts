@@ -187,11 +187,11 @@ describe.skipIf(noModels)("real GGUF files", () => {
   for (const name of REAL) {
     const bytes = real(name);
     const transcoded = isTranscoded(bytes);
-    if (transcoded) console.log(`skipped: ${name} as a valid file, the shared copy went through a text decoder`);
-
-    it.skipIf(transcoded)(`[VR-IN-02] ${name} parses, vocabulary and all`, () => expectVocabulary(bytes));
-
-    it.runIf(transcoded)(`[VR-IN-02] ${name}, damaged by a text decoder, is refused behind the first damage`, () => {
+    if (!transcoded) {
+      it(`[VR-IN-02] ${name} parses, vocabulary and all`, () => expectVocabulary(bytes));
+      continue;
+    }
+    it(`[VR-IN-02] ${name}, damaged by a text decoder, is refused behind the first damage`, () => {
       const error = errorOf(() => grow(parseGguf, bytes, 4096));
       // The field before is longer by two bytes for each byte replaced, so the next key's length is read out of place.
       const offset = { "ggml-vocab-bert-bge.gguf": 0xd4, "ggml-vocab-llama-spm.gguf": 0x18f }[name];
@@ -201,7 +201,8 @@ describe.skipIf(noModels)("real GGUF files", () => {
   }
 
   const [bert] = REAL;
-  it.runIf(isTranscoded(real(bert)))(`[VR-IN-02] ${bert} parses once its two damaged bytes are one byte each`, () => {
+  if (!isTranscoded(real(bert))) return;
+  it(`[VR-IN-02] ${bert} parses once its two damaged bytes are one byte each`, () => {
     // Which byte stood there (0x80 of 384, 0x8c of 1e-12) does not matter to the parser, only that it was one.
     const damaged = real(bert);
     const parts: Uint8Array[] = [];
