@@ -2,6 +2,7 @@
  * The library: seal models into VRAM and verify them there. Everything a caller hands in is checked here; everything
  * handed out is plain data. What happens inside is told in `residency/seal-model.ts` and `verify/verify.ts`.
  */
+import { setMaxListeners } from "node:events";
 import { requireInteger } from "./assert.ts";
 import type { BackendDecision } from "./device/detect.ts";
 import type { DeviceInfo } from "./device/device.ts";
@@ -143,6 +144,8 @@ class OpenVram implements Vram {
 
   constructor(open: OpenSystem) {
     this.#open = open;
+    // Every seal in flight listens to it; that many listeners are no leak.
+    setMaxListeners(0, this.#closing.signal);
   }
 
   get backend(): BackendDecision {

@@ -4,6 +4,7 @@
  * policy and registry never live behind it.
  */
 import type { Access, AllocationProperties, Backend, Tenant } from "../cuda/driver.ts";
+import type { VramError } from "../errors.ts";
 import type { FormatOptions, SourceInfo, SourceSpec } from "../source/source.ts";
 
 /** What the driver says of a device; asked once, at open. */
@@ -125,6 +126,8 @@ export type FreeResult = { readonly zeroed: true } | { readonly zeroed: false; r
 /** One device. Errors are `VramError`s; after one that is `fatal` every call is refused with it. */
 export interface Device {
   readonly info: DeviceInfo;
+  /** Calls `listener` once, when a fatal error ends the device, before any caller learns of it. */
+  onLost(listener: (error: VramError) => void): void;
   memory(): Promise<DeviceMemory>;
   /** Opens and checks a source, in the process that will pump it. */
   openSource(spec: SourceSpec, options: FormatOptions): Promise<OpenedSourceInfo>;

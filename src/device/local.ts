@@ -104,6 +104,7 @@ class OpenLocalDevice implements LocalDevice {
   readonly #undo: UndoStack;
   readonly #allocations = new Map<AllocationId, Allocation>();
   readonly #sources = new Map<SourceId, OpenedSource>();
+  readonly #onLost: ((error: VramError) => void)[] = [];
   readonly #uploading = new Mutex();
   readonly #measuring = new Mutex();
   readonly #blockUse = new Mutex();
@@ -128,9 +129,19 @@ class OpenLocalDevice implements LocalDevice {
       return await task();
     } catch (thrown) {
       const error = toVramError(thrown);
-      if (error.fatal) this.#fatal ??= error;
+      if (error.fatal) this.#lose(error);
       throw error;
     }
+  }
+
+  #lose(error: VramError): void {
+    if (this.#fatal !== undefined) return;
+    this.#fatal = error;
+    for (const listener of this.#onLost) listener(error);
+  }
+
+  onLost(listener: (error: VramError) => void): void {
+    this.#onLost.push(listener);
   }
 
   #allocation(id: AllocationId): Allocation {

@@ -10,7 +10,7 @@ import * as place from "./seal-place.ts";
 import * as prove from "./seal-prove.ts";
 import type { SealRequest } from "./seal-request.ts";
 import type { ShardRecord } from "./shard.ts";
-import { noteFatal, requireRunning, type System, type Worker } from "./worker.ts";
+import { requireRunning, type System, type Worker } from "./worker.ts";
 
 /** What `seal` returns: the public record, and the seal as evidence for later. */
 export interface SealResult {
@@ -36,14 +36,12 @@ export async function sealModel(system: System, worker: Worker, request: SealReq
     await prove.compare(system, worker, request, source, uploaded, measured);
     const shard = prove.seal(system, worker, request, source, { room, allocationId, uploaded, measured });
     await prove.record(system, worker, request, shard);
-    const result = prove.register(system, shard);
+    const result = prove.register(system, worker, shard);
     undo.disarm();
     return result;
   } catch (thrown) {
-    const error = toVramError(thrown);
     await undo.unwind();
-    noteFatal(system, worker, error);
-    throw error;
+    throw toVramError(thrown);
   } finally {
     await claims.unwind();
   }

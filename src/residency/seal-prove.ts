@@ -142,8 +142,9 @@ export async function record(system: System, worker: Worker, request: SealReques
   });
 }
 
-/** Lists the shard. Synchronous; cannot fail. */
-export function register(system: System, shard: Shard): SealResult {
+/** Lists the shard; as lost, if the device was lost while its entry was being written. Synchronous; cannot fail. */
+export function register(system: System, worker: Worker, shard: Shard): SealResult {
+  if (worker.lost) shard.state = "lost";
   system.registry.add(shard);
   return { record: recordOf(shard), seal: shard.seal };
 }

@@ -60,7 +60,7 @@ export async function openWorker(system: System, device: Device, headroomBytes?:
   }
   if (broken.length > 0) throw policyError(broken);
   system.journal.note({ type: "device_opened", device: ref, name: device.info.name, backend, bytesTotal });
-  return {
+  const worker: Worker = {
     device,
     ref,
     keys: deriveWorkerKeys(system.state.rootKey, backend, uuid),
@@ -69,10 +69,20 @@ export async function openWorker(system: System, device: Device, headroomBytes?:
     stopped: system.state.stopped(uuid)?.reason,
     lost: false,
   };
+  device.onLost((error) => loseWorker(system, worker, error));
+  return worker;
 }
 
-/** Throws `WORKER_STOPPED` if this worker may not seal. */
+/** After a fatal error nothing on this device can be relied on any more (VR-DEV-05). */
+function loseWorker(system: System, worker: Worker, error: VramError): void {
+  worker.lost = true;
+  for (const shard of system.registry.all()) if (shard.device.uuid === worker.ref.uuid) shard.state = "lost";
+  system.journal.note({ type: "device_lost", device: worker.ref, code: error.code });
+}
+
+/** Throws `WORKER_STOPPED` or `DEVICE_LOST` if this worker may not seal. */
 export function requireRunning(worker: Worker): void {
+  if (worker.lost) throw new VramError("DEVICE_LOST", `device ${worker.ref.ordinal} is lost to this process`);
   if (worker.stopped === undefined) return;
   throw new VramError("WORKER_STOPPED", `the worker of device ${worker.ref.ordinal} is stopped: ${worker.stopped}`, {
     details: { device: worker.ref, reason: worker.stopped },
@@ -99,15 +109,6 @@ export async function resumeWorker(system: System, worker: Worker, reason: strin
   await system.journal.append({ type: "worker_resumed", device: worker.ref, reason });
   await system.state.setStopped(worker.ref.uuid, undefined);
   worker.stopped = undefined;
-}
-
-/** After a fatal error: nothing on this device can be relied on any more. */
-export function noteFatal(system: System, worker: Worker, error: VramError): void {
-  if (!error.fatal || worker.lost) return;
-  worker.lost = true;
-  const held = system.registry.all().filter((shard) => shard.device.uuid === worker.ref.uuid);
-  for (const shard of held) shard.state = "lost";
-  system.journal.note({ type: "device_lost", device: worker.ref, code: error.code });
 }
 
 /** The device's account as of now. */

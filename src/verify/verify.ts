@@ -205,11 +205,11 @@ async function recordFailure(
 /** Records failures that are not the shard's: an invalid measurement, unreadable memory, a lost device. */
 async function explain(system: System, worker: Worker, shard: Shard, error: VramError): Promise<VramError> {
   const { shardId, name } = shard.seal;
-  if (shard.state === "sealed") {
+  // A mismatch was put on record where it was found.
+  if (shard.state === "sealed" || error.fatal) {
     const failure =
       error.code === "MEASUREMENT_INVALID" ? "invalid" : error.code === "VRAM_UNREADABLE" ? "unreadable" : "device";
     await recordFailure(system, worker, shardId, name, failure, error.message);
   }
-  noteFatal(system, worker, error);
   return error;
 }

@@ -30,11 +30,10 @@ function shownIn(page: string): Shown[] {
   const lines = read(page).matchAll(/(?:npx vram|npm run -s vram --) ([^`\n#]+)/g);
   return [...lines]
     .map(([, rest = ""]) => ({ page, words: rest.trim().split(/\s+/) }))
-    .filter(({ words }) => !words[0]?.startsWith("…") && /^[a-z-]+$/.test(words[0] ?? ""))
-    .filter(({ words }) => words[0] !== "would");
+    .filter(({ words }) => words[0] !== "…");
 }
 
-/** Long options of a help text, with what stands in place of their values. */
+/** The long options of a help text. */
 const optionsOf = (help: string): string[] =>
   [...help.matchAll(/^ {2}(?:-\w, )?(--[a-z0-9-]+)/gm)].map(([, option = ""]) => option);
 
@@ -102,19 +101,21 @@ describe("command lines in README.md and docs/cli.md", () => {
 /** What TypeScript has to say about `text` as a module of this repository that imports the package by its name. */
 function diagnosticsOf(text: string): string[] {
   const file = join(ROOT, "readme-block.ts");
-  const { config } = ts.readConfigFile(join(ROOT, "tsconfig.json"), ts.sys.readFile) as { config: object };
-  const { options } = ts.parseJsonConfigFileContent(config, ts.sys, ROOT);
+  const parsed = ts.parseJsonConfigFileContent(JSON.parse(read("tsconfig.json")), ts.sys, ROOT);
   const paths = {
     "vram-residency": [join(ROOT, "src/index.ts")],
     "vram-residency/testing": [join(ROOT, "src/testing.ts")],
   };
-  const host = ts.createCompilerHost({ ...options, paths });
-  const { getSourceFile, fileExists, readFile } = host;
-  host.fileExists = (path) => path === file || fileExists(path);
-  host.readFile = (path) => (path === file ? text : readFile(path));
-  host.getSourceFile = (path, version, ...rest) =>
-    path === file ? ts.createSourceFile(path, text, version) : getSourceFile(path, version, ...rest);
-  const program = ts.createProgram([file], { ...options, paths }, host);
+  const options = { ...parsed.options, paths };
+  const onDisk = ts.createCompilerHost(options);
+  const host: ts.CompilerHost = {
+    ...onDisk,
+    fileExists: (path) => path === file || onDisk.fileExists(path),
+    readFile: (path) => (path === file ? text : onDisk.readFile(path)),
+    getSourceFile: (path, version, ...rest) =>
+      path === file ? ts.createSourceFile(path, text, version) : onDisk.getSourceFile(path, version, ...rest),
+  };
+  const program = ts.createProgram([file], options, host);
   return ts.getPreEmitDiagnostics(program).map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, "\n"));
 }
 
