@@ -12,7 +12,7 @@ import { requireKeptLevel } from "../hash/tree.ts";
 import type { VerificationFailure } from "../journal/entry.ts";
 import { checkAllocation, policyError } from "../residency/policy.ts";
 import type { Shard } from "../residency/shard.ts";
-import { noteFatal, type System, stopWorker, type Worker } from "../residency/worker.ts";
+import { type System, stopWorker, type Worker } from "../residency/worker.ts";
 import { checkMac, checkPresented, sealRefused } from "../seal/seal.ts";
 import {
   type Damage,
