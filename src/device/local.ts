@@ -1,7 +1,7 @@
 /**
  * A device in this process: handles behind ids, one upload and one measurement at a time, and one memory of a fatal
  * error. After a fatal error every call is refused with it; frees then only drop references, because a lost context
- * cannot zero anything, and after a stall nothing is freed at all, because the device may still be writing.
+ * cannot zero anything. After a stall nothing is released at all (`context.abandon`): the device may still be writing.
  */
 import { present, requireInteger, requireRange } from "../assert.ts";
 import type { Clock } from "../clock.ts";
@@ -13,7 +13,7 @@ import { type DeviceContext, openContext } from "../handles/context.ts";
 import { openHashKernel } from "../handles/kernel.ts";
 import type { Mapped, Pinned } from "../handles/mapped.ts";
 import { openPinned } from "../handles/pinned.ts";
-import { openStream, type Stream } from "../handles/stream.ts";
+import { openStream, type Stream, settled } from "../handles/stream.ts";
 import { BLOCK_BYTES } from "../hash/geometry.ts";
 import type { HashPool } from "../hash/pool.ts";
 import { LIMITS } from "../limits.ts";
@@ -87,6 +87,11 @@ async function openParts(options: LocalDeviceOptions, undo: UndoStack): Promise<
   return { context, uploads, chores, block, ring, meter };
 }
 
+/** Where a release that failed fatally goes: it ends the device like any other call. */
+interface FatalReleases {
+  onFatal: (error: VramError) => void;
+}
+
 function uploadResult(byteLength: number, durationMs: number, witness: Witness): UploadResult {
   const { tree, sha256 } = witness.result();
   return {
@@ -112,11 +117,12 @@ class OpenLocalDevice implements LocalDevice {
   #fatal: VramError | undefined;
   #open = true;
 
-  constructor(info: DeviceInfo, options: LocalDeviceOptions, parts: Parts, undo: UndoStack) {
+  constructor(info: DeviceInfo, options: LocalDeviceOptions, parts: Parts, undo: UndoStack, releases: FatalReleases) {
     this.info = info;
     this.#options = options;
     this.#parts = parts;
     this.#undo = undo;
+    releases.onFatal = (error) => this.#lose(error);
   }
 
   /** Refuses after a fatal error, and remembers the first one. */
@@ -234,8 +240,7 @@ class OpenLocalDevice implements LocalDevice {
   flipBit(allocationId: AllocationId, offset: number, bit: number): Promise<void> {
     const { chores, block } = this.#parts;
     const flip = async (alias: Mapped): Promise<void> => {
-      chores.copyToHost(block, 0, alias, offset, 1);
-      await chores.settle(1);
+      await settled(chores, 1, () => chores.copyToHost(block, 0, alias, offset, 1));
       block.bytes[0] = (block.bytes[0] ?? 0) ^ (1 << requireInteger(bit, "bit", 0, 7));
       chores.copyToDevice(alias, offset, block, 0, 1);
     };
@@ -255,9 +260,6 @@ class OpenLocalDevice implements LocalDevice {
     } catch (thrown) {
       result = { zeroed: false, reason: toVramError(thrown).message };
     }
-    if (this.#fatal?.code === "DEVICE_STALLED") {
-      return { zeroed: false, reason: "the device does not answer; its memory is released when this process ends" };
-    }
     allocation.close();
     return result;
   }
@@ -267,21 +269,23 @@ class OpenLocalDevice implements LocalDevice {
     for (const id of [...this.#allocations.keys()]) await this.free(id);
     for (const id of [...this.#sources.keys()]) await this.closeSource(id);
     this.#open = false;
-    if (this.#fatal?.code === "DEVICE_STALLED") {
-      this.#options.report("device", this.#fatal);
-      return;
-    }
     await this.#undo.unwind();
   }
 }
 
 /** Opens the device with this ordinal: context, streams, ring, kernel and scratch. On failure nothing stays behind. */
 export async function openLocalDevice(options: LocalDeviceOptions): Promise<LocalDevice> {
-  const undo = new UndoStack(options.report);
+  const releases: FatalReleases = { onFatal: () => undefined };
+  const report: ReleaseFailureReporter = (what, thrown) => {
+    options.report(what, thrown);
+    const error = toVramError(thrown);
+    if (error.fatal) releases.onFatal(error);
+  };
+  const undo = new UndoStack(report);
   try {
     const info = readDeviceInfo(options.driver, options.ordinal, options.wddm ?? false);
-    const parts = await openParts(options, undo);
-    return new OpenLocalDevice(info, options, parts, undo);
+    const parts = await openParts({ ...options, report }, undo);
+    return new OpenLocalDevice(info, options, parts, undo, releases);
   } catch (error) {
     await undo.unwind();
     throw error;

@@ -6,7 +6,7 @@
 import { constantTimeEqual } from "../bytes.ts";
 import { toVramError } from "../errors.ts";
 import type { Mapped, Pinned } from "../handles/mapped.ts";
-import type { Stream } from "../handles/stream.ts";
+import { type Stream, settled } from "../handles/stream.ts";
 import { hashBlocks } from "../hash/blocks.ts";
 import { BLOCK_BYTES, blockCount, HASH_BYTES, RANGE_BYTES } from "../hash/geometry.ts";
 import { LIMITS } from "../limits.ts";
@@ -43,11 +43,11 @@ async function compareBlock(
   source: Uint8Array,
   tools: LocateTools,
 ): Promise<DamagedBlock> {
-  tools.stream.copyToHost(tools.pinned, 0, memory, offset, source.byteLength);
-  await tools.stream.settle(source.byteLength);
+  const { stream, pinned } = tools;
+  await settled(stream, source.byteLength, () => stream.copyToHost(pinned, 0, memory, offset, source.byteLength));
   const differing: number[] = [];
   source.forEach((byte, index) => {
-    if (tools.pinned.bytes[index] !== byte) differing.push(offset + index);
+    if (pinned.bytes[index] !== byte) differing.push(offset + index);
   });
   return {
     offset,

@@ -17,7 +17,7 @@ import type { DeviceContext } from "../handles/context.ts";
 import type { HashKernel, KernelJob } from "../handles/kernel.ts";
 import type { Mapped, Pinned } from "../handles/mapped.ts";
 import { openPinned } from "../handles/pinned.ts";
-import { openStream, type Stream } from "../handles/stream.ts";
+import { openStream, type Stream, settled } from "../handles/stream.ts";
 import { hashBlocks, SALT_BLOCK_BYTES, saltBlock } from "../hash/blocks.ts";
 import { BLOCK_BYTES, blockCount, HASH_BYTES, RANGE_BYTES } from "../hash/geometry.ts";
 import { foldKept } from "../hash/tree.ts";
@@ -143,20 +143,21 @@ async function runLaunches(space: Workspace, kernel: HashKernel, run: Run): Prom
   pinned.bytes.set(flipped, CANARY_B);
   pinned.bytes.set(pattern, RESULTS_AT);
   pinned.bytes.set(pattern, answerAt);
-  stream.fill(
-    scratch,
-    space.levelAt,
-    randomInt(256),
-    Math.min(space.levelBytes, blockCount(run.dataBytes) * HASH_BYTES),
-  );
-  stream.copyToDevice(scratch, 0, pinned, 0, RESULTS_AT + used);
-  run.launches.forEach((jobs, index) => {
-    const room = { pinned, device: scratch, offset: TABLES[index] ?? 0 };
-    const salt = padded === undefined ? undefined : { memory: scratch, offset: SALT_AT };
-    kernel.enqueue(stream, [...jobs, ...canaryJobs(scratch, index)], room, salt);
+  await settled(stream, run.dataBytes, () => {
+    stream.fill(
+      scratch,
+      space.levelAt,
+      randomInt(256),
+      Math.min(space.levelBytes, blockCount(run.dataBytes) * HASH_BYTES),
+    );
+    stream.copyToDevice(scratch, 0, pinned, 0, RESULTS_AT + used);
+    run.launches.forEach((jobs, index) => {
+      const room = { pinned, device: scratch, offset: TABLES[index] ?? 0 };
+      const salt = padded === undefined ? undefined : { memory: scratch, offset: SALT_AT };
+      kernel.enqueue(stream, [...jobs, ...canaryJobs(scratch, index)], room, salt);
+    });
+    stream.copyToHost(pinned, answerAt, scratch, RESULTS_AT, used);
   });
-  stream.copyToHost(pinned, answerAt, scratch, RESULTS_AT, used);
-  await stream.settle(run.dataBytes);
   const answer = pinned.bytes.slice(answerAt, answerAt + used);
   const pair = [hostDigest(known, padded), hostDigest(flipped, padded)];
   requireRealResults(

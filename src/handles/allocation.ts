@@ -3,17 +3,14 @@
  * weights, VR-MEM-01) and its mappings. The main mapping gets its access once, at birth, and keeps it: `read` for a
  * shard, `readWrite` for our own scratch. All writes to a shard go through `withWritableAlias`: a second address range
  * on the same physical memory, synchronised and unmapped before it returns (design §2, decision 4).
- *
- * Memory that the device may still be writing to is never unmapped: after a stall the alias is leaked instead.
  */
 
 import { roundUp } from "../bytes.ts";
 import { ACCESS, type Access, type CudaDriver } from "../cuda/driver.ts";
 import { closedError, countHandle } from "../dispose.ts";
-import { VramError } from "../errors.ts";
 import type { DeviceContext } from "./context.ts";
 import { forgetAddress, type Mapped, setAddress } from "./mapped.ts";
-import type { Stream } from "./stream.ts";
+import { type Stream, settled } from "./stream.ts";
 
 /** What the driver says about an allocation and its main mapping, as numbers from cuda.h. */
 export interface RawFacts {
@@ -102,24 +99,12 @@ export function openAllocation(context: DeviceContext, byteLength: number, acces
     const aliasGone = countHandle("writable-alias");
     const alias: Mapped = { byteLength };
     setAddress(alias, cuAlias);
-    let outcome: { value: T } | { error: unknown };
     try {
-      outcome = { value: await task(alias) };
-    } catch (error) {
-      outcome = { error };
+      return await settled(stream, byteLength, () => task(alias));
+    } finally {
+      releaseAll(context, undo);
+      aliasGone();
     }
-    try {
-      await stream.settle(byteLength);
-    } catch (error) {
-      if (!("error" in outcome)) outcome = { error };
-      // Work that may still run keeps its mapping: a leak is better than a write to memory of somebody else.
-      if (error instanceof VramError && error.code === "DEVICE_STALLED") throw outcome.error;
-    }
-    forgetAddress(alias);
-    releaseAll(context, undo);
-    aliasGone();
-    if ("error" in outcome) throw outcome.error;
-    return outcome.value;
   };
 
   const allocation: Allocation = {

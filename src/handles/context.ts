@@ -16,8 +16,13 @@ export interface DeviceContext {
   readonly clock: Clock;
   /** Makes the context current and runs `task` synchronously. Throws `CLOSED` after close. */
   run<T>(task: (driver: CudaDriver) => T): T;
-  /** Runs a release: a failure is reported, never thrown. */
+  /** Runs a release: a failure is reported, never thrown. After `abandon` nothing is released. */
   release(what: string, task: (driver: CudaDriver) => void): void;
+  /**
+   * Gives up on releasing anything: the device may still be working, and memory it may write to must stay what it is
+   * until the process ends. A leak is better than a write to memory that belongs to somebody else.
+   */
+  abandon(): void;
   /** Releases the primary context. Handles must be closed before. May be called twice. */
   close(): void;
 }
@@ -33,6 +38,7 @@ export function openContext(
   const cuContext = driver.context.retainPrimary(cuDevice);
   const gone = countHandle("context");
   let open = true;
+  let abandoned = false;
 
   const run = <T>(task: (driver: CudaDriver) => T): T => {
     if (!open) throw closedError("the device context");
@@ -41,6 +47,7 @@ export function openContext(
   };
 
   const release = (what: string, task: (driver: CudaDriver) => void): void => {
+    if (abandoned) return;
     try {
       driver.context.setCurrent(cuContext);
     } catch {
@@ -59,6 +66,9 @@ export function openContext(
     clock,
     run,
     release,
+    abandon: () => {
+      abandoned = true;
+    },
     close: () => {
       if (!open) return;
       open = false;

@@ -7,7 +7,7 @@ import { encodeJobs, HASH_KERNEL, hashLaunch, JOB_BYTES } from "../cuda/kernel-a
 import { countHandle } from "../dispose.ts";
 import { blockCount, HASH_BYTES } from "../hash/geometry.ts";
 import type { DeviceContext } from "./context.ts";
-import { deviceAddress, type Mapped, type Pinned } from "./mapped.ts";
+import { deviceAddress, hostAddress, type Mapped, type Pinned } from "./mapped.ts";
 import type { Stream } from "./stream.ts";
 
 /** Hash the 4 KiB blocks of [offset, offset + byteLength) of `source` to `target` + targetOffset. */
@@ -63,6 +63,7 @@ export function openHashKernel(context: DeviceContext, image: Uint8Array): HashK
       const table = encodeJobs(rows);
       const cuTable = deviceAddress(room.device, room.offset, jobs.length * JOB_BYTES);
       const cuSalt = salt === undefined ? 0n : deviceAddress(salt.memory, salt.offset, 64);
+      hostAddress(room.pinned, room.offset, table.byteLength);
       room.pinned.bytes.set(table, room.offset);
       stream.copyToDevice(room.device, room.offset, room.pinned, room.offset, table.byteLength);
       context.run((driver) => driver.stream.launch(stream.cuStream(), cuFunction, hashLaunch(cuTable, rows, cuSalt)));

@@ -5,7 +5,7 @@
  */
 import { requireInteger } from "../assert.ts";
 import { countHandle } from "../dispose.ts";
-import { VramError } from "../errors.ts";
+import { toVramError, VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { DeviceContext } from "./context.ts";
 import { deviceAddress, hostAddress, type Mapped, type Pinned } from "./mapped.ts";
@@ -25,7 +25,10 @@ export interface Stream {
   /** Sets bytes to `value` (0–255). */
   fill(to: Mapped, toOffset: number, value: number, byteLength: number): void;
   createMark(): Mark;
-  /** Resolves when all work so far is done. */
+  /**
+   * Resolves when all work so far is done. Rejects with `DEVICE_STALLED` when that cannot be known: whoever waits here
+   * is about to take memory away.
+   */
   settle(byteLength: number): Promise<void>;
   /** The driver's handle, for this folder only. */
   cuStream(): bigint;
@@ -60,6 +63,7 @@ function openMark(context: DeviceContext, cuStream: bigint): Mark {
       while (context.run((driver) => driver.event.query(cuEvent)) === "not-ready") {
         const elapsed = context.clock.monotonicMs() - start;
         if (elapsed > limit) {
+          context.abandon();
           throw new VramError("DEVICE_STALLED", `the device did not finish within ${Math.round(limit)} ms`);
         }
         await (elapsed < SPIN_MS ? nextTurn() : context.clock.sleep(1));
@@ -79,6 +83,18 @@ export function openStream(context: DeviceContext): Stream {
   const cuStream = context.run((driver) => driver.stream.create());
   const gone = countHandle("stream");
   let open = true;
+  const destroy = (): void => {
+    context.release("stream", (driver) => driver.stream.destroy(cuStream));
+    gone();
+  };
+  // Made here, so that settling needs nothing that could be refused for want of memory.
+  let tail: Mark;
+  try {
+    tail = openMark(context, cuStream);
+  } catch (error) {
+    destroy();
+    throw error;
+  }
   return {
     copyToDevice: (to, toOffset, from, fromOffset, byteLength) => {
       const cuTo = deviceAddress(to, toOffset, byteLength);
@@ -97,20 +113,38 @@ export function openStream(context: DeviceContext): Stream {
     },
     createMark: () => openMark(context, cuStream),
     settle: async (byteLength) => {
-      const mark = openMark(context, cuStream);
       try {
-        mark.record();
-        await mark.wait(byteLength);
-      } finally {
-        mark.close();
+        tail.record();
+        await tail.wait(byteLength);
+      } catch (thrown) {
+        const error = toVramError(thrown);
+        if (error.fatal) throw error;
+        context.abandon();
+        throw new VramError("DEVICE_STALLED", "the device cannot say whether it is done", { cause: error });
       }
     },
     cuStream: () => cuStream,
     close: () => {
       if (!open) return;
       open = false;
-      context.release("stream", (driver) => driver.stream.destroy(cuStream));
-      gone();
+      tail.close();
+      destroy();
     },
   };
+}
+
+/**
+ * Runs `task`, which enqueues work, and returns only when that work is done, even if the task failed halfway: whoever
+ * enqueued it may then take the memory away. `byteLength` is how much work there is, for the deadline.
+ */
+export async function settled<T>(stream: Stream, byteLength: number, task: () => T | Promise<T>): Promise<T> {
+  let value: T;
+  try {
+    value = await task();
+  } catch (error) {
+    await stream.settle(byteLength);
+    throw error;
+  }
+  await stream.settle(byteLength);
+  return value;
 }
