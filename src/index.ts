@@ -7,14 +7,19 @@
  * const report = await vram.verify(record.shardId, { seal });
  * ```
  */
+
+import type { Vram } from "./api.ts";
 import { openSystem, optionsFromEnvironment, type VramOptions } from "./open.ts";
-import { createVram, type Vram } from "./vram.ts";
+import { createVram } from "./vram.ts";
 
 /** Opens the devices of this machine. Environment: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`. */
 export async function openVram(options: VramOptions = {}): Promise<Vram> {
-  return createVram(await openSystem({ ...optionsFromEnvironment(process.env), ...options }));
+  const fromEnvironment = optionsFromEnvironment(process.env);
+  const emulated = { ...fromEnvironment.emulated, ...options.emulated };
+  return createVram(await openSystem({ ...fromEnvironment, ...options, emulated }));
 }
 
+export type { DeviceStatus, PolicyReport, SealOptions, SealSource, VerifyOptions, Vram } from "./api.ts";
 export type { Backend } from "./cuda/driver.ts";
 export type { BackendChoice, BackendDecision } from "./device/detect.ts";
 export type { AllocationFacts, DamagedBlock, DeviceFacts, DeviceInfo } from "./device/device.ts";
@@ -31,4 +36,3 @@ export type { ShardRecord, ShardState } from "./residency/shard.ts";
 export { encodeSeal, type Seal, type SealFields } from "./seal/encoding.ts";
 export type { SourceFormat, Tensor } from "./source/tensors.ts";
 export type { Damage, VerificationReport } from "./verify/report.ts";
-export type { DeviceStatus, PolicyReport, SealOptions, SealSource, VerifyOptions, Vram } from "./vram.ts";

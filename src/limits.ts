@@ -34,8 +34,12 @@ export const LIMITS = {
   nameBytes: 1024,
   /** Ids (design §5). */
   idLength: 256,
-  /** Damaged ranges, tensors and blocks listed in one report; beyond it only their number. */
-  reportedRanges: 64,
+  /** Damaged ranges and tensors in one journal entry (design §5: an entry stays under 32 KiB). */
+  entryRanges: 64,
+  /** Damaged ranges in one report, 2 GiB of them; beyond it only their number. Tensors are all listed. */
+  reportedRanges: 4096,
+  /** Damaged ranges compared with the source block by block, and damaged blocks listed. */
+  locatedRanges: 64,
   /** Damaged byte offsets listed per 4 KiB block. */
   reportedOffsets: 16,
   /** Deadline of a wait on the device: 30 × the estimate at 1 GB/s, plus 10 s (design §8, issue of the service). */

@@ -23,6 +23,7 @@ import { toVramError, VramError } from "./errors.ts";
 import { openHashPool } from "./hash/pool.ts";
 import { createJournal, type Journal, type JournalReader } from "./journal/journal.ts";
 import { LIMITS } from "./limits.ts";
+import { checkVramOptions } from "./options.ts";
 import { POLICY_WITH_MPS, policyDigest, VRAM_ONLY_POLICY } from "./residency/policy.ts";
 import { createRegistry } from "./residency/registry.ts";
 import { createMemoryState, openStateDirectory, type StateStore } from "./residency/state.ts";
@@ -82,13 +83,7 @@ function reporter(journal: Journal): ReleaseFailureReporter {
 }
 
 function emulatedSpecs(options: VramOptions, test: TestOptions, state: StateStore): EmulatedDeviceSpec[] {
-  const count = requireInteger(options.emulated?.devices ?? 1, "emulated.devices", 1, LIMITS.emulatedDevices);
-  const byteLength = requireInteger(
-    options.emulated?.byteLength ?? LIMITS.emulatedBytes,
-    "emulated.byteLength",
-    32 * LIMITS.granuleBytes,
-    2 ** 50,
-  );
+  const { devices: count = 1, byteLength = LIMITS.emulatedBytes } = options.emulated ?? {};
   const remembered = state.backend === "emulated" ? state.devices : [];
   return Array.from({ length: count }, (_, index) => ({
     byteLength: Math.floor(byteLength / LIMITS.granuleBytes) * LIMITS.granuleBytes,
@@ -113,19 +108,15 @@ function createSystem(options: VramOptions, test: TestOptions, journal: Journal,
       return sequence;
     },
     onMismatch: options.onMismatch ?? "stop",
-    maxModelBytes: requireInteger(
-      options.maxModelBytes ?? LIMITS.maxModelBytes,
-      "maxModelBytes",
-      1,
-      Number.MAX_SAFE_INTEGER,
-    ),
+    maxModelBytes: options.maxModelBytes ?? LIMITS.maxModelBytes,
     modelRoots: options.modelRoots ?? ["/"],
     reportRelease: reporter(journal),
   };
 }
 
 /** Opens the pool, the driver, every device, and a worker for each. */
-export async function openSystem(options: VramOptions, test: TestOptions = {}): Promise<OpenSystem> {
+export async function openSystem(given: VramOptions, test: TestOptions = {}): Promise<OpenSystem> {
+  const options = checkVramOptions(given);
   const clock = test.clock ?? systemClock;
   const journal = createJournal(clock);
   for (const reader of options.readers ?? []) journal.attach(reader);

@@ -2,9 +2,11 @@
  * For tests of programs that use this library: a system on the emulated device with faults to inject, sealed bytes to
  * change, and a count of live handles. Nothing here is reachable from the library's main entry.
  */
+
+import type { Vram } from "./api.ts";
 import { type OpenSystem, openSystem, type TestOptions, type VramOptions } from "./open.ts";
 import { flipShardBit } from "./tamper.ts";
-import { createVram, type Vram } from "./vram.ts";
+import { createVram } from "./vram.ts";
 
 export { createFaultPlan, type FaultPlan } from "./cuda/emulated/faults.ts";
 export { EmulatorLint } from "./cuda/emulated/lint.ts";

@@ -3,109 +3,25 @@
  * handed out is plain data. What happens inside is told in `residency/seal-model.ts` and `verify/verify.ts`.
  */
 import { setMaxListeners } from "node:events";
-import { requireInteger } from "./assert.ts";
+import type { DeviceStatus, PolicyReport, SealOptions, SealSource, VerifyOptions, Vram } from "./api.ts";
 import type { BackendDecision } from "./device/detect.ts";
-import type { DeviceInfo } from "./device/device.ts";
 import { closedError } from "./dispose.ts";
 import { VramError } from "./errors.ts";
 import { type NamedDigest, parseDigest, parseSalt } from "./hash/descriptor.ts";
 import type { OpenSystem } from "./open.ts";
+import { checkIdOrName, checkReason, checkSealOptions, checkSource, checkVerifyOptions } from "./options.ts";
 import { type EvictResult, evict } from "./residency/evict.ts";
 import type { Capacity } from "./residency/ledger.ts";
-import { checkDevice, type Violation } from "./residency/policy.ts";
+import { checkDevice } from "./residency/policy.ts";
 import { type SealResult, sealModel } from "./residency/seal-model.ts";
 import type { SealRequest } from "./residency/seal-request.ts";
 import { recordOf, type Shard, type ShardRecord } from "./residency/shard.ts";
 import { findWorker, readCapacity, resumeWorker, type Worker } from "./residency/worker.ts";
-import type { Seal } from "./seal/encoding.ts";
-import { createShardId, requireName, requireShardId } from "./seal/names.ts";
 import { nodeFileSystem } from "./source/file.ts";
 import { expandSource } from "./source/sets.ts";
 import type { SourceSpec } from "./source/source.ts";
-import type { SourceFormat } from "./source/tensors.ts";
 import type { VerificationReport } from "./verify/report.ts";
 import { verify } from "./verify/verify.ts";
-
-/** What can be sealed: a path, bytes, or an async iterable of known length. */
-export type SealSource =
-  | string
-  | Uint8Array
-  | { readonly path: string }
-  | { readonly bytes: Uint8Array; readonly name?: string }
-  | { readonly chunks: AsyncIterable<Uint8Array>; readonly byteLength: number; readonly name?: string };
-
-export interface SealOptions {
-  /** What people call it; default the file's base name. */
-  readonly name?: string;
-  /** Default: generated. */
-  readonly shardId?: string;
-  /** Ordinal or UUID; default the first device. */
-  readonly device?: number | string;
-  /** `fsverity:HEX` (fast: nothing is hashed on the host), `sha256:HEX` (witnessed), or 64 bare hex digits: fsverity. */
-  readonly expected?: string;
-  /** Also compute the plain SHA-256; the seal is then witnessed. */
-  readonly sha256?: boolean;
-  /** Verifications older than this are never relied on; 0 or absent = none. */
-  readonly maxAgeMs?: number;
-  /** How to read the header; default by content and extension. */
-  readonly format?: "auto" | SourceFormat;
-  /** Header limit of safetensors, up to 100 MiB. */
-  readonly maxHeaderBytes?: number;
-  readonly signal?: AbortSignal;
-}
-
-export interface VerifyOptions {
-  /** A seal from an earlier call; it must be the shard's current one. */
-  readonly seal?: Seal;
-  /** Settle for a measurement by this instance no older than this. */
-  readonly maxAgeMs?: number;
-  /** Hex, 1–32 bytes: also measure with this salt. */
-  readonly salt?: string;
-  readonly signal?: AbortSignal;
-}
-
-/** A device and the state of its worker. */
-export interface DeviceStatus extends DeviceInfo {
-  readonly state: "running" | "stopped" | "lost";
-  /** Why it is stopped. */
-  readonly reason?: string;
-}
-
-/** What the policy says of a device. */
-export interface PolicyReport {
-  readonly device: { readonly ordinal: number; readonly uuid: string };
-  readonly policyDigest: string;
-  readonly violations: readonly Violation[];
-}
-
-/** Sealed weights on the devices of this process. Close it, or use `await using`. */
-export interface Vram {
-  /** Which backend answers, and why. Nothing measured on `emulated` is evidence about a GPU. */
-  readonly backend: BackendDecision;
-  /** Reads a source once into VRAM, measures it there, seals it. A call that fails has done nothing. */
-  seal(source: SealSource, options?: SealOptions): Promise<SealResult>;
-  /** Seals every file of a directory or index; all or none. Name and digest options belong to single files. */
-  sealSet(
-    path: string,
-    options?: Pick<SealOptions, "device" | "sha256" | "maxAgeMs" | "signal">,
-  ): Promise<SealResult[]>;
-  /** Measures a shard where it lies. Throws, or returns a report. */
-  verify(idOrName: string, options?: VerifyOptions): Promise<VerificationReport>;
-  inspect(idOrName: string): ShardRecord;
-  list(): ShardRecord[];
-  /** The account of one device; default the first. */
-  capacity(device?: number | string): Promise<Capacity>;
-  /** Zeroes and frees a shard. */
-  evict(idOrName: string): Promise<EvictResult>;
-  /** Lets a stopped worker seal again. `reason` goes on record. */
-  resume(reason: string, device?: number | string): Promise<void>;
-  /** What the VRAM-only policy says of every device. A violation throws already when opening. */
-  checkPolicy(): PolicyReport[];
-  devices(): DeviceStatus[];
-  /** Evicts everything and closes. May be called twice. */
-  close(): Promise<void>;
-  [Symbol.asyncDispose](): Promise<void>;
-}
 
 function toSpec(source: SealSource, roots: readonly string[]): SourceSpec {
   if (typeof source === "string") return { kind: "path", path: source, roots };
@@ -115,23 +31,22 @@ function toSpec(source: SealSource, roots: readonly string[]): SourceSpec {
   return { kind: "chunks", ...source };
 }
 
-const MAX_AGE_MS = 366 * 24 * 3600 * 1000;
-
-function toRequest(source: SealSource, options: SealOptions, roots: readonly string[]): SealRequest {
+function toRequest(source: SealSource, given: SealOptions, roots: readonly string[]): SealRequest {
+  const options = checkSealOptions(given);
   const expected: NamedDigest | undefined = options.expected === undefined ? undefined : parseDigest(options.expected);
   return {
-    spec: toSpec(source, roots),
+    spec: toSpec(checkSource(source), roots),
     format: {
       ...(options.format === undefined ? {} : { format: options.format }),
       ...(options.maxHeaderBytes === undefined ? {} : { maxSafetensorsHeaderBytes: options.maxHeaderBytes }),
     },
-    name: options.name === undefined ? undefined : requireName(options.name),
-    shardId: options.shardId === undefined ? createShardId() : requireShardId(options.shardId),
+    name: options.name,
+    shardId: options.shardId,
     shardIndex: 0,
     totalShards: 1,
     expected,
     sha256: options.sha256 ?? false,
-    maxAgeMs: requireInteger(options.maxAgeMs ?? 0, "maxAgeMs", 0, MAX_AGE_MS),
+    maxAgeMs: options.maxAgeMs ?? 0,
     signal: options.signal,
   };
 }
@@ -174,8 +89,8 @@ class OpenVram implements Vram {
   seal(source: SealSource, options: SealOptions = {}): Promise<SealResult> {
     return this.#enter(async () => {
       const { system, workers } = this.#open;
-      const worker = findWorker(workers, options.device);
       const request = toRequest(source, options, system.modelRoots);
+      const worker = findWorker(workers, options.device);
       if (request.spec.kind !== "path")
         return sealModel(system, worker, withSignal(request, this.#signal(options.signal)));
       const members = await expandSource(request.spec.path, system.modelRoots, nodeFileSystem);
@@ -194,6 +109,8 @@ class OpenVram implements Vram {
   sealSet(path: string, options: Parameters<Vram["sealSet"]>[1] = {}): Promise<SealResult[]> {
     return this.#enter(async () => {
       const { system, workers } = this.#open;
+      checkSource(path);
+      checkSealOptions<SealOptions>(options);
       const worker = findWorker(workers, options.device);
       const members = await expandSource(path, system.modelRoots, nodeFileSystem);
       const before = new Set(system.registry.all());
@@ -207,7 +124,10 @@ class OpenVram implements Vram {
       } catch (error) {
         for (const { record } of results) {
           const shard = system.registry.find(record.shardId);
-          if (!before.has(shard)) await evict(system, worker, shard);
+          if (before.has(shard)) continue;
+          await evict(system, worker, shard).catch((failure: unknown) =>
+            system.reportRelease("a set's member", failure),
+          );
         }
         throw error;
       }
@@ -215,13 +135,13 @@ class OpenVram implements Vram {
     });
   }
 
-  verify(idOrName: string, options: VerifyOptions = {}): Promise<VerificationReport> {
+  verify(idOrName: string, given: VerifyOptions = {}): Promise<VerificationReport> {
     return this.#enter(async () => {
-      const shard = this.#open.system.registry.find(idOrName);
+      const options = checkVerifyOptions(given);
+      const shard = this.#open.system.registry.find(checkIdOrName(idOrName));
       return verify(this.#open.system, this.#workerOf(shard), shard, {
         presented: options.seal,
-        maxAgeMs:
-          options.maxAgeMs === undefined ? undefined : requireInteger(options.maxAgeMs, "maxAgeMs", 0, MAX_AGE_MS),
+        maxAgeMs: options.maxAgeMs,
         salt: options.salt === undefined ? undefined : parseSalt(options.salt),
         signal: this.#signal(options.signal),
       });
@@ -229,7 +149,7 @@ class OpenVram implements Vram {
   }
 
   inspect(idOrName: string): ShardRecord {
-    return recordOf(this.#open.system.registry.find(idOrName));
+    return recordOf(this.#open.system.registry.find(checkIdOrName(idOrName)));
   }
 
   list(): ShardRecord[] {
@@ -242,14 +162,14 @@ class OpenVram implements Vram {
 
   evict(idOrName: string): Promise<EvictResult> {
     return this.#enter(async () => {
-      const shard = this.#open.system.registry.find(idOrName);
+      const shard = this.#open.system.registry.find(checkIdOrName(idOrName));
       return evict(this.#open.system, this.#workerOf(shard), shard);
     });
   }
 
   resume(reason: string, device?: number | string): Promise<void> {
     return this.#enter(async () => {
-      await resumeWorker(this.#open.system, findWorker(this.#open.workers, device), requireName(reason));
+      await resumeWorker(this.#open.system, findWorker(this.#open.workers, device), checkReason(reason));
     });
   }
 

@@ -52,7 +52,7 @@ export interface LocalDeviceOptions {
   readonly measureWindowBytes?: number;
 }
 
-/** A device of this process; `withWritable` is how tests and `vram try --tamper` change sealed bytes. */
+/** A device of this process; `flipBit` is how tests and `vram try --tamper` change sealed bytes. */
 export interface LocalDevice extends Device {
   /** Flips one bit of an allocation through a writable alias. Offset in bytes, bit 0–7. */
   flipBit(allocationId: AllocationId, offset: number, bit: number): Promise<void>;

@@ -65,7 +65,7 @@ async function locateInFile(
 ): Promise<Located> {
   const blocks: DamagedBlock[] = [];
   let found = 0;
-  for (const offset of request.rangeOffsets.slice(0, LIMITS.reportedRanges)) {
+  for (const offset of request.rangeOffsets.slice(0, LIMITS.locatedRanges)) {
     const byteLength = Math.min(RANGE_BYTES, memory.byteLength - offset);
     const index = offset / RANGE_BYTES;
     const sealed = request.kept.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
@@ -78,7 +78,7 @@ async function locateInFile(
       if (constantTimeEqual(measured.subarray(at, at + HASH_BYTES), original.leaves.subarray(at, at + HASH_BYTES)))
         continue;
       found += 1;
-      if (blocks.length >= LIMITS.reportedRanges) continue;
+      if (blocks.length >= LIMITS.locatedRanges) continue;
       const from = block * BLOCK_BYTES;
       blocks.push(await compareBlock(memory, offset + from, original.bytes.subarray(from, from + BLOCK_BYTES), tools));
     }

@@ -102,6 +102,7 @@ export function openAllocation(context: DeviceContext, byteLength: number, acces
     try {
       return await settled(stream, byteLength, () => task(alias));
     } finally {
+      forgetAddress(alias);
       releaseAll(context, undo);
       aliasGone();
     }

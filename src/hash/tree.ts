@@ -4,7 +4,6 @@
  */
 import { assert } from "../assert.ts";
 import { constantTimeEqual } from "../bytes.ts";
-import { VramError } from "../errors.ts";
 import { hashBlocks, saltBlock } from "./blocks.ts";
 import { fsverityDigest } from "./descriptor.ts";
 import { BLOCK_BYTES, HASH_BYTES, keptHashCount, treeGeometry } from "./geometry.ts";
@@ -87,9 +86,7 @@ export function foldKept(kept: Uint8Array, byteLength: number, salt?: Uint8Array
   return { byteLength, root, digest: fsverityDigest(root, byteLength, salt), kept };
 }
 
-/** Throws `INTERNAL` unless the kept level still adds up to `digest`: it is checked before it is believed. */
-export function requireKeptLevel(kept: Uint8Array, byteLength: number, digest: Uint8Array): void {
-  if (!constantTimeEqual(foldKept(kept, byteLength).digest, digest)) {
-    throw new VramError("INTERNAL", "the kept hashes no longer add up to the sealed digest");
-  }
+/** Whether the kept level still adds up to `digest`: it is checked before it is believed. */
+export function keptAddsUp(kept: Uint8Array, byteLength: number, digest: Uint8Array): boolean {
+  return constantTimeEqual(foldKept(kept, byteLength).digest, digest);
 }

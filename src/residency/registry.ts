@@ -9,8 +9,8 @@ import type { Shard } from "./shard.ts";
 export interface Registry {
   /** Reserves a name for a seal in flight; the function returned gives it up. `SEAL_IN_PROGRESS` if it is taken. */
   claim(name: string): () => void;
-  /** Reserves an id that must be new; the function returned gives it up. `NAME_CONFLICT` if it is taken. */
-  claimId(shardId: string): () => void;
+  /** Reserves the id of a shard of this name; the function returned gives it up. `NAME_CONFLICT` if another has it. */
+  claimId(shardId: string, name: string): () => void;
   /** Shards of this name, at most one per device. */
   named(name: string): readonly Shard[];
   add(shard: Shard): void;
@@ -26,6 +26,8 @@ export function createRegistry(): Registry {
   const byName = new Map<string, Shard[]>();
   const claimed = new Set<string>();
 
+  const conflict = (message: string): VramError => new VramError("NAME_CONFLICT", message);
+
   const claim = (key: string, taken: () => VramError): (() => void) => {
     if (claimed.has(key)) throw taken();
     claimed.add(key);
@@ -33,15 +35,17 @@ export function createRegistry(): Registry {
   };
 
   return {
-    claim: (name) =>
-      claim(
+    claim: (name) => {
+      if (byId.has(name)) throw conflict(`the name ${name} is another shard's id`);
+      return claim(
         `name:${name}`,
         () => new VramError("SEAL_IN_PROGRESS", `a shard named ${name} is being sealed`, { details: { name } }),
-      ),
-    claimId: (shardId) => {
-      const taken = (): VramError =>
-        new VramError("NAME_CONFLICT", `the id ${shardId} is taken`, { details: { shardId } });
-      if (byId.has(shardId)) throw taken();
+      );
+    },
+    claimId: (shardId, name) => {
+      const taken = (): VramError => conflict(`the id ${shardId} is taken`);
+      const held = byId.get(shardId);
+      if ((held !== undefined && held.seal.name !== name) || byName.has(shardId)) throw taken();
       return claim(`id:${shardId}`, taken);
     },
     named: (name) => byName.get(name) ?? [],

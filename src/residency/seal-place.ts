@@ -3,12 +3,12 @@ import { toHex } from "../bytes.ts";
 import type { AllocationId, UploadResult } from "../device/device.ts";
 import type { UndoStack } from "../dispose.ts";
 import { throwIfAborted, toVramError, VramError } from "../errors.ts";
-import { cleanName } from "../seal/names.ts";
+import { cleanName, createShardId } from "../seal/names.ts";
 import { freeAllocation } from "./free.ts";
 import type { Reservation } from "./ledger.ts";
 import type { SealResult } from "./seal-model.ts";
 import { comparedWith, type NamedSource, requireExpected, type SealRequest, wantsSha256 } from "./seal-request.ts";
-import { recordOf } from "./shard.ts";
+import { recordOf, type Shard } from "./shard.ts";
 import type { System, Worker } from "./worker.ts";
 
 /** Opens and checks the source; claims its name and id, so that registering cannot fail later. */
@@ -30,14 +30,15 @@ export async function openAndClaim(
     });
   }
   claims.defer("name", system.registry.claim(shardName));
-  claims.defer("id", system.registry.claimId(request.shardId));
+  const shardId = request.shardId ?? createShardId();
+  claims.defer("id", system.registry.claimId(shardId, shardName));
   system.journal.note({ type: "source_opened", name: shardName, format, byteLength, tensorCount: tensors.length });
-  return { ...source, shardName };
+  return { ...source, shardName, shardId };
 }
 
 /**
  * A name that is resident already: the same digest on this device is the same shard, another digest is a conflict.
- * Without a given fs-verity digest the source is digested, not uploaded, to know which.
+ * The source is digested on the host, not uploaded, to know which; what the caller expects is held against it as ever.
  */
 export async function findExisting(
   system: System,
@@ -46,23 +47,17 @@ export async function findExisting(
   source: NamedSource,
 ): Promise<SealResult | undefined> {
   const named = system.registry.named(source.shardName);
-  if (named.length === 0) return undefined;
-  const given = request.expected?.kind === "fsverity" && !request.sha256 ? request.expected.bytes : undefined;
-  const watch = request.signal === undefined ? {} : { signal: request.signal };
-  const digested =
-    given === undefined
-      ? await worker.device.digestSource(source.sourceId, wantsSha256(request), watch)
-      : { digest: given };
-  if (given === undefined) requireExpected(request, source, digested);
-  const digest = toHex(digested.digest ?? new Uint8Array(0));
-  if (named.some((shard) => shard.seal.digest !== digest)) {
-    throw new VramError("NAME_CONFLICT", `the name ${source.shardName} belongs to a shard with another digest`, {
-      details: { name: source.shardName, resident: named.map((shard) => shard.seal.digest), offered: digest },
-    });
-  }
   const here = named.find((shard) => shard.device.uuid === worker.ref.uuid);
+  if (named.length === 0) return undefined;
+  if (here === undefined && request.expected?.kind === "fsverity") {
+    requireOneDigest(named, source, toHex(request.expected.bytes));
+    return undefined;
+  }
+  const watch = request.signal === undefined ? {} : { signal: request.signal };
+  const digested = await worker.device.digestSource(source.sourceId, wantsSha256(request), watch);
+  requireExpected(request, source, digested);
+  requireOneDigest(named, source, toHex(digested.digest ?? new Uint8Array(0)));
   if (here === undefined) {
-    if (given !== undefined) return undefined;
     throw new VramError(
       "NAME_CONFLICT",
       `${source.shardName} is resident on another device; give its digest to copy it`,
@@ -71,7 +66,34 @@ export async function findExisting(
   if (here.state !== "sealed") {
     throw new VramError("SHARD_NOT_RESIDENT", `${source.shardName} is ${here.state}; evict it first`);
   }
+  requireSameTerms(request, here);
   return { record: recordOf(here), seal: here.seal };
+}
+
+function requireOneDigest(named: readonly Shard[], source: NamedSource, digest: string): void {
+  if (named.every((shard) => shard.seal.digest === digest)) return;
+  throw new VramError("NAME_CONFLICT", `the name ${source.shardName} belongs to a shard with another digest`, {
+    details: { name: source.shardName, resident: named.map((shard) => shard.seal.digest), offered: digest },
+  });
+}
+
+/** What was asked for beyond the bytes must be what the resident shard was sealed with. */
+function requireSameTerms(request: SealRequest, { seal }: Shard): void {
+  const differing = [
+    ...(request.shardId !== undefined && request.shardId !== seal.shardId ? ["shardId"] : []),
+    ...(wantsSha256(request) && seal.sha256 === "" ? ["sha256"] : []),
+    ...(request.maxAgeMs !== seal.maxAgeMs ? ["maxAgeMs"] : []),
+    ...(request.shardIndex !== seal.shardIndex || request.totalShards !== seal.totalShards ? ["place in its set"] : []),
+  ];
+  if (differing.length === 0) return;
+  const what = differing.join(", ");
+  throw new VramError(
+    "NAME_CONFLICT",
+    `${seal.name} is resident, but was sealed with another ${what}; evict it first`,
+    {
+      details: { shardId: seal.shardId, differing },
+    },
+  );
 }
 
 /** Promises room in VRAM. */

@@ -65,15 +65,18 @@ export async function compare(
     const wanted = uploaded.digest ?? request.expected?.bytes;
     if (wanted === undefined) throw new VramError("INTERNAL", "a measurement is always compared with something");
     if (!constantTimeEqual(measured.digest, wanted)) {
-      const what = uploaded.digest === undefined ? "the bytes are not what was expected" : "the copy in VRAM differs";
-      throw mismatch(source, what, "fsverity", wanted, measured.digest);
+      if (uploaded.digest === undefined) {
+        throw mismatch(source, "the bytes are not what was expected", "fsverity", wanted, measured.digest);
+      }
+      const fix = "the source was read well, the copy was not: try again, then check the GPU";
+      throw mismatch(source, "the copy in VRAM differs", "fsverity", wanted, measured.digest, fix);
     }
   } catch (thrown) {
     const error = toVramError(thrown);
     await system.journal.appendAnyway({
       type: "seal_refused",
       device: worker.ref,
-      shardId: request.shardId,
+      shardId: source.shardId,
       reason: error.message,
     });
     throw error;
@@ -95,7 +98,7 @@ export function seal(system: System, worker: Worker, request: SealRequest, sourc
     seal: createSeal(worker.keys, {
       instanceId: system.instanceId,
       sequence: system.nextSequence(),
-      shardId: request.shardId,
+      shardId: source.shardId,
       name: source.shardName,
       shardIndex: request.shardIndex,
       totalShards: request.totalShards,

@@ -12,7 +12,8 @@ export interface SealRequest {
   readonly format: FormatOptions;
   /** Default: the source's base name, cleaned. */
   readonly name: string | undefined;
-  readonly shardId: string;
+  /** Default: generated. */
+  readonly shardId: string | undefined;
   readonly shardIndex: number;
   readonly totalShards: number;
   /** What the bytes must be. fs-verity: no host hashing. SHA-256: witnessed. */
@@ -26,6 +27,7 @@ export interface SealRequest {
 /** An opened source under the name it will have. */
 export interface NamedSource extends OpenedSourceInfo {
   readonly shardName: string;
+  readonly shardId: string;
 }
 
 /** `expected` only when nothing on the host is hashed; everything else is witnessed. */
@@ -43,10 +45,12 @@ export function mismatch(
   kind: string,
   expected: Uint8Array,
   actual: Uint8Array,
+  fix?: string,
 ): VramError {
   const [want, got] = [`${kind}:${toHex(expected)}`, `${kind}:${toHex(actual)}`];
   return new VramError("DIGEST_MISMATCH", `${source.shardName}: ${what}: expected ${want}, found ${got}`, {
     details: { expected: want, actual: got },
+    ...(fix === undefined ? {} : { fix }),
   });
 }
 

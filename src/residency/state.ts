@@ -4,8 +4,9 @@
  * Without a directory the same state lives in memory and ends with the process.
  */
 import type { KeyObject } from "node:crypto";
-import { constants, promises } from "node:fs";
+import { constants, existsSync, promises } from "node:fs";
 import { join } from "node:path";
+import { z } from "zod";
 import type { Backend } from "../cuda/driver.ts";
 import { VramError } from "../errors.ts";
 import { createRootKey, readRootKey, writeRootKey } from "../seal/key.ts";
@@ -28,32 +29,41 @@ export interface StateStore {
   setStopped(deviceUuid: string, stopped: StoppedWorker | undefined): Promise<void>;
 }
 
-interface StateFile {
-  readonly version: 1;
-  readonly backend: Backend;
-  readonly devices: readonly string[];
-  readonly stopped: Readonly<Record<string, StoppedWorker>>;
-}
+const stateFile = z.strictObject({
+  version: z.literal(1),
+  backend: z.enum(["cuda", "cuda-substituted", "emulated"]),
+  devices: z.array(z.string()).min(1),
+  stopped: z.record(z.string(), z.strictObject({ reason: z.string(), stoppedAtMs: z.number() })),
+});
+type StateFile = z.infer<typeof stateFile>;
 
 const invalid = (what: string, cause?: unknown): VramError => new VramError("STATE_INVALID", what, { cause });
 
-/** Writes a file so that a crash leaves the old content or the new, never a part. */
-async function writeAtomically(directory: string, name: string, content: string): Promise<void> {
-  const temporary = join(directory, `.${name}.tmp`);
-  const file = await promises.open(temporary, "w", 0o600);
+async function writeSynced(path: string, content: string | Uint8Array): Promise<void> {
+  const file = await promises.open(path, "w", 0o600);
   try {
     await file.writeFile(content);
     await file.sync();
   } finally {
     await file.close();
   }
-  await promises.rename(temporary, join(directory, name));
+}
+
+async function syncDirectory(directory: string): Promise<void> {
   const folder = await promises.open(directory, constants.O_RDONLY | constants.O_DIRECTORY);
   try {
     await folder.sync();
   } finally {
     await folder.close();
   }
+}
+
+/** Writes a file so that a crash leaves the old content or the new, never a part. */
+async function writeAtomically(directory: string, name: string, content: string): Promise<void> {
+  const temporary = join(directory, `.${name}.${process.pid}.tmp`);
+  await writeSynced(temporary, content);
+  await promises.rename(temporary, join(directory, name));
+  await syncDirectory(directory);
 }
 
 /** Opens or makes the directory; it must be ours and closed to others. */
@@ -67,24 +77,30 @@ async function requirePrivateDirectory(directory: string): Promise<void> {
   if ((stats.mode & 0o077) !== 0) throw invalid(`${directory}: others may enter it; run chmod 700 on it`);
 }
 
-async function loadRootKey(directory: string): Promise<KeyObject> {
-  const path = join(directory, "root.key");
+/**
+ * Makes `root.key` if there is none: written and synced under another name, then linked into place, which fails if
+ * somebody else was first. At no moment is there a key file with less than a whole key in it.
+ */
+async function ensureRootKey(directory: string, path: string): Promise<void> {
+  const temporary = join(directory, `.root.key.${process.pid}.tmp`);
   const fresh = writeRootKey();
   try {
-    const file = await promises.open(path, "wx", 0o600);
-    try {
-      await file.writeFile(fresh);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
+    await writeSynced(temporary, fresh);
+    await promises.link(temporary, path);
+    await syncDirectory(directory);
   } catch (error) {
     if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) {
       throw invalid(`${path}: cannot be made`, error);
     }
   } finally {
     fresh.fill(0);
+    await promises.rm(temporary, { force: true });
   }
+}
+
+async function loadRootKey(directory: string): Promise<KeyObject> {
+  const path = join(directory, "root.key");
+  if (!existsSync(path)) await ensureRootKey(directory, path);
   const file = await promises.open(path, constants.O_RDONLY | constants.O_NOFOLLOW).catch((cause: unknown) => {
     throw invalid(`${path}: cannot be read`, cause);
   });
@@ -100,22 +116,15 @@ async function loadRootKey(directory: string): Promise<KeyObject> {
 }
 
 function parseStateFile(text: string, path: string): StateFile {
-  let parsed: unknown;
+  let json: unknown;
   try {
-    parsed = JSON.parse(text);
+    json = JSON.parse(text);
   } catch (cause) {
     throw invalid(`${path}: not JSON`, cause);
   }
-  const file = parsed as Partial<StateFile> | null;
-  const wellFormed =
-    file?.version === 1 &&
-    typeof file.backend === "string" &&
-    Array.isArray(file.devices) &&
-    file.devices.every((uuid) => typeof uuid === "string") &&
-    typeof file.stopped === "object" &&
-    Object.values(file.stopped).every((one) => typeof one.reason === "string" && typeof one.stoppedAtMs === "number");
-  if (!wellFormed) throw invalid(`${path}: not a state file of this version`);
-  return file as StateFile;
+  const parsed = stateFile.safeParse(json);
+  if (!parsed.success) throw invalid(`${path}: not a state file of this version`, parsed.error);
+  return parsed.data;
 }
 
 async function readStateFile(directory: string): Promise<StateFile | undefined> {
@@ -138,11 +147,13 @@ function requireSameBinding(file: StateFile, backend: Backend, deviceUuids: read
   }
 }
 
-function store(
-  rootKey: KeyObject,
-  initial: StateFile | undefined,
-  save: (file: StateFile) => Promise<void>,
-): StateStore {
+/** How a state is kept: read again before each change, so that two processes do not undo each other's stop. */
+interface Keeping {
+  readonly read: () => Promise<StateFile | undefined>;
+  readonly save: (file: StateFile) => Promise<void>;
+}
+
+function store(rootKey: KeyObject, initial: StateFile | undefined, keeping: Keeping): StateStore {
   let file = initial;
   return {
     rootKey,
@@ -153,31 +164,32 @@ function store(
         requireSameBinding(file, backend, deviceUuids);
         return;
       }
-      file = { version: 1, backend, devices: deviceUuids, stopped: {} };
-      await save(file);
+      file = { version: 1, backend, devices: [...deviceUuids], stopped: {} };
+      await keeping.save(file);
     },
     stopped: (deviceUuid) => new Map(Object.entries(file?.stopped ?? {})).get(deviceUuid),
     setStopped: async (deviceUuid, stopped) => {
-      if (file === undefined) throw new VramError("INTERNAL", "the state is bound before a worker stops");
-      const others = Object.entries(file.stopped).filter(([uuid]) => uuid !== deviceUuid);
-      file = {
-        ...file,
-        stopped: Object.fromEntries(stopped === undefined ? others : [...others, [deviceUuid, stopped]]),
-      };
-      await save(file);
+      const current = (await keeping.read()) ?? file;
+      if (current === undefined) throw new VramError("INTERNAL", "the state is bound before a worker stops");
+      const others = Object.entries(current.stopped).filter(([uuid]) => uuid !== deviceUuid);
+      const next = stopped === undefined ? others : [...others, [deviceUuid, stopped] as const];
+      file = { ...current, stopped: Object.fromEntries(next) };
+      await keeping.save(file);
     },
   };
 }
 
 /** State in memory: a fresh root key, gone with the process. */
 export function createMemoryState(): StateStore {
-  return store(createRootKey(), undefined, async () => undefined);
+  return store(createRootKey(), undefined, { read: async () => undefined, save: async () => undefined });
 }
 
 /** State in a directory, which is made if it does not exist. */
 export async function openStateDirectory(directory: string): Promise<StateStore> {
   await requirePrivateDirectory(directory);
   const rootKey = await loadRootKey(directory);
-  const file = await readStateFile(directory);
-  return store(rootKey, file, (next) => writeAtomically(directory, "state.json", `${JSON.stringify(next, null, 2)}\n`));
+  return store(rootKey, await readStateFile(directory), {
+    read: () => readStateFile(directory),
+    save: (next) => writeAtomically(directory, "state.json", `${JSON.stringify(next, null, 2)}\n`),
+  });
 }

@@ -76,7 +76,10 @@ export async function openWorker(system: System, device: Device, headroomBytes?:
 /** After a fatal error nothing on this device can be relied on any more (VR-DEV-05). */
 function loseWorker(system: System, worker: Worker, error: VramError): void {
   worker.lost = true;
-  for (const shard of system.registry.all()) if (shard.device.uuid === worker.ref.uuid) shard.state = "lost";
+  for (const shard of system.registry.all()) {
+    // A mismatch found before stays one.
+    if (shard.device.uuid === worker.ref.uuid && shard.state === "sealed") shard.state = "lost";
+  }
   system.journal.note({ type: "device_lost", device: worker.ref, code: error.code });
 }
 
@@ -116,7 +119,7 @@ export function readCapacity(worker: Worker): Promise<Capacity> {
   return worker.accounts.run(async () => worker.ledger.capacity((await worker.device.memory()).bytesFree));
 }
 
-/** The worker that is meant: by ordinal, by UUID, or the only one. `DEVICE_NOT_FOUND` otherwise. */
+/** The worker that is meant: by ordinal, by UUID, or the first. `DEVICE_NOT_FOUND` otherwise. */
 export function findWorker(workers: readonly Worker[], device: number | string | undefined): Worker {
   if (device === undefined) return present(workers[0], "the first worker");
   const found = workers.find((worker) => worker.ref.ordinal === device || worker.ref.uuid === device);

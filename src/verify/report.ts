@@ -80,7 +80,7 @@ export function freshReport(shard: Shard, info: DeviceInfo, ageMs: number): Veri
   };
 }
 
-/** Where the damage is; lists are cut at `LIMITS.reportedRanges`, counts are not. */
+/** Where the damage is. Lists of ranges and blocks are cut (`limits.ts`), counts and tensors are not. */
 export interface Damage {
   readonly ranges: readonly DamagedRange[];
   readonly rangeCount: number;
@@ -107,7 +107,7 @@ export function damageOf(shard: Shard, rangeOffsets: readonly number[]): Damage 
   return {
     ranges: ranges.slice(0, LIMITS.reportedRanges),
     rangeCount: ranges.length,
-    tensors: [...tensors].slice(0, LIMITS.reportedRanges),
+    tensors: [...tensors],
     tensorCount: tensors.size,
     precision: "range",
     blocks: [],
@@ -118,8 +118,10 @@ export function damageOf(shard: Shard, rangeOffsets: readonly number[]): Damage 
 /** The same, with what a comparison with the source added. */
 export function refineDamage(shard: Shard, damage: Damage, located: Located): Damage {
   if (located.precision === "range") return { ...damage, because: located.because };
+  const skipped = damage.rangeCount - LIMITS.locatedRanges;
   return {
     ...damage,
+    ...(skipped > 0 ? { because: `${skipped} more ranges were not compared block by block` } : {}),
     precision: "block",
     blocks: located.blocks.map((block) => ({ ...block, tensors: namesWithin(shard, block.offset, block.byteLength) })),
     blockCount: located.blockCount,
@@ -132,11 +134,12 @@ export function mismatchError(shard: Shard, measured: Measurement, damage: Damag
   const [expected, actual] = [`fsverity:${digest}`, `fsverity:${toHex(measured.digest)}`];
   const list = damage.tensors.slice(0, 3).join(", ");
   const more = damage.tensorCount > 3 ? ` and ${damage.tensorCount - 3} more` : "";
-  const where = damage.tensorCount === 0 ? "no tensor overlaps it" : `in ${list}${more}`;
+  const where = damage.tensorCount === 0 ? "no tensor there" : `in ${list}${more}`;
+  const ranges = damage.rangeCount === 1 ? "1 range" : `${damage.rangeCount} ranges`;
   return new VramError(
     "MEASUREMENT_MISMATCH",
     `${name}: the bytes in VRAM are not the sealed ones: sealed ${expected}, measured ${actual}; ` +
-      `${damage.rangeCount} of 512 KiB damaged, ${where}`,
+      `${ranges} of 512 KiB damaged, ${where}`,
     { details: { shardId: shard.seal.shardId, expected, actual, damage } },
   );
 }

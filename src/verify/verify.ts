@@ -5,11 +5,12 @@
  * changes nothing.
  */
 import { constantTimeEqual, fromHex, toHex } from "../bytes.ts";
-import type { Measurement } from "../device/device.ts";
+import type { Located, Measurement } from "../device/device.ts";
 import { differingRanges } from "../device/locate.ts";
 import { throwIfAborted, toVramError, VramError } from "../errors.ts";
-import { requireKeptLevel } from "../hash/tree.ts";
+import { keptAddsUp } from "../hash/tree.ts";
 import type { VerificationFailure } from "../journal/entry.ts";
+import { LIMITS } from "../limits.ts";
 import { checkAllocation, policyError } from "../residency/policy.ts";
 import type { Shard } from "../residency/shard.ts";
 import { type System, stopWorker, type Worker } from "../residency/worker.ts";
@@ -121,17 +122,26 @@ async function requireSame(system: System, worker: Worker, shard: Shard, measure
     );
   }
   if (constantTimeEqual(measured.digest, sealed)) return;
-  requireKeptLevel(shard.kept, byteLength, sealed);
-  const rangeOffsets = differingRanges(shard.kept, measured.kept);
+  // Whatever may still be said about where: from here on it is a mismatch, and nothing may turn it into less.
+  const sound = keptAddsUp(shard.kept, byteLength, sealed);
+  const rangeOffsets = sound ? differingRanges(shard.kept, measured.kept) : [];
   const damage = damageOf(shard, rangeOffsets);
   await fail(system, worker, shard, "mismatch", "the measured digest differs from the sealed one", damage);
-  const located = await worker.device.locate({
-    allocationId: shard.allocationId,
-    rangeOffsets,
-    kept: shard.kept,
-    ...(shard.source === undefined ? {} : { source: shard.source }),
-  });
+  const located = sound
+    ? await locate(worker, shard, rangeOffsets)
+    : unlocated("the hashes kept on the host no longer add up to the sealed digest");
   throw mismatchError(shard, measured, refineDamage(shard, damage, located));
+}
+
+const unlocated = (because: string): Located => ({ precision: "range", because });
+
+/** How closely the damage can be named; a failure here costs precision, never the mismatch. */
+async function locate(worker: Worker, shard: Shard, rangeOffsets: readonly number[]): Promise<Located> {
+  const { allocationId, kept, source } = shard;
+  const request = { allocationId, rangeOffsets, kept, ...(source === undefined ? {} : { source }) };
+  return worker.device
+    .locate(request)
+    .catch((thrown: unknown) => unlocated(`locating failed: ${toVramError(thrown).code}`));
 }
 
 async function measureSalted(
@@ -197,8 +207,8 @@ async function recordFailure(
     name,
     failure,
     message,
-    ranges: damage?.ranges ?? [],
-    tensors: damage?.tensors ?? [],
+    ranges: damage?.ranges.slice(0, LIMITS.entryRanges) ?? [],
+    tensors: damage?.tensors.slice(0, LIMITS.entryRanges) ?? [],
   });
 }
 

@@ -1,11 +1,12 @@
 /** `vram doctor`: what this machine has, what is missing, how to mend it. Changes nothing. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import type { DeviceStatus } from "../../api.ts";
 import { formatBytes, printable } from "../../bytes.ts";
 import { type BackendChoice, chooseBackend, readHostTraces } from "../../device/detect.ts";
 import { toVramError } from "../../errors.ts";
 import { openSystem, optionsFromEnvironment, type VramOptions } from "../../open.ts";
-import { createVram, type DeviceStatus } from "../../vram.ts";
+import { createVram } from "../../vram.ts";
 import { EXIT } from "../exit.ts";
 import { colorsFor, type Host } from "../host.ts";
 import { printJson } from "../json.ts";

@@ -3,6 +3,8 @@
  * writable alias, and the command succeeds only if the next verification catches it. Whatever happens, nothing stays
  * resident; without `--state-dir` nothing stays at all.
  */
+
+import type { Vram } from "../../api.ts";
 import { formatBytes, printable } from "../../bytes.ts";
 import type { BackendChoice } from "../../device/detect.ts";
 import { toVramError, VramError } from "../../errors.ts";
@@ -16,7 +18,7 @@ import { expandSource } from "../../source/sets.ts";
 import type { SourceFormat } from "../../source/tensors.ts";
 import { flipShardBit } from "../../tamper.ts";
 import type { Damage, VerificationReport } from "../../verify/report.ts";
-import { createVram, type Vram } from "../../vram.ts";
+import { createVram } from "../../vram.ts";
 import { EXIT, exitCodeFor } from "../exit.ts";
 import { colorsFor, type Host } from "../host.ts";
 import { printJson } from "../json.ts";
@@ -80,7 +82,7 @@ function narrator(host: Host, json: boolean): { say: Stage["say"]; reader: Journ
 /** Where to hit: the middle of the largest tensor, or of the file when it has none. */
 function chooseTarget(open: OpenSystem, shardId: string): { offset: number; bit: number; tensor?: string } {
   const shard = open.system.registry.find(shardId);
-  const [first, ...others] = shard.tensors;
+  const [first, ...others] = shard.tensors.filter((tensor) => tensor.byteLength > 0);
   if (first === undefined) return { offset: Math.floor(shard.seal.byteLength / 2), bit: 3 };
   const largest = others.reduce((best, tensor) => (tensor.byteLength > best.byteLength ? tensor : best), first);
   return { offset: largest.offset + Math.floor(largest.byteLength / 2), bit: 3, tensor: largest.name };

@@ -1,0 +1,92 @@
+/** The library as its users see it: what can be asked, what is handed out. Implemented by `vram.ts`. */
+import type { BackendDecision } from "./device/detect.ts";
+import type { DeviceInfo } from "./device/device.ts";
+import type { EvictResult } from "./residency/evict.ts";
+import type { Capacity } from "./residency/ledger.ts";
+import type { Violation } from "./residency/policy.ts";
+import type { SealResult } from "./residency/seal-model.ts";
+import type { ShardRecord } from "./residency/shard.ts";
+import type { Seal } from "./seal/encoding.ts";
+import type { SourceFormat } from "./source/tensors.ts";
+import type { VerificationReport } from "./verify/report.ts";
+
+/** What can be sealed: a path, bytes, or an async iterable of known length. */
+export type SealSource =
+  | string
+  | Uint8Array
+  | { readonly path: string }
+  | { readonly bytes: Uint8Array; readonly name?: string }
+  | { readonly chunks: AsyncIterable<Uint8Array>; readonly byteLength: number; readonly name?: string };
+
+export interface SealOptions {
+  /** What people call it; default the file's base name. */
+  readonly name?: string;
+  /** Default: generated. */
+  readonly shardId?: string;
+  /** Ordinal or UUID; default the first device. */
+  readonly device?: number | string;
+  /** `fsverity:HEX` (fast: nothing is hashed on the host), `sha256:HEX` (witnessed), or 64 bare hex digits: fsverity. */
+  readonly expected?: string;
+  /** Also compute the plain SHA-256; the seal is then witnessed. */
+  readonly sha256?: boolean;
+  /** Verifications older than this are never relied on; 0 or absent = none. */
+  readonly maxAgeMs?: number;
+  /** How to read the header; default by content and extension. */
+  readonly format?: "auto" | SourceFormat;
+  /** Header limit of safetensors, up to 100 MiB. */
+  readonly maxHeaderBytes?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface VerifyOptions {
+  /** A seal from an earlier call; it must be the shard's current one. */
+  readonly seal?: Seal;
+  /** Settle for a measurement by this instance no older than this. */
+  readonly maxAgeMs?: number;
+  /** Hex, 1–32 bytes: also measure with this salt. */
+  readonly salt?: string;
+  readonly signal?: AbortSignal;
+}
+
+/** A device and the state of its worker. */
+export interface DeviceStatus extends DeviceInfo {
+  readonly state: "running" | "stopped" | "lost";
+  /** Why it is stopped. */
+  readonly reason?: string;
+}
+
+/** What the policy says of a device. */
+export interface PolicyReport {
+  readonly device: { readonly ordinal: number; readonly uuid: string };
+  readonly policyDigest: string;
+  readonly violations: readonly Violation[];
+}
+
+/** Sealed weights on the devices of this process. Close it, or use `await using`. */
+export interface Vram {
+  /** Which backend answers, and why. Nothing measured on `emulated` is evidence about a GPU. */
+  readonly backend: BackendDecision;
+  /** Reads a source once into VRAM, measures it there, seals it. A call that fails has done nothing. */
+  seal(source: SealSource, options?: SealOptions): Promise<SealResult>;
+  /** Seals every file of a directory or index; all or none. Name and digest options belong to single files. */
+  sealSet(
+    path: string,
+    options?: Pick<SealOptions, "device" | "sha256" | "maxAgeMs" | "signal">,
+  ): Promise<SealResult[]>;
+  /** Measures a shard where it lies. Throws, or returns a report. */
+  verify(idOrName: string, options?: VerifyOptions): Promise<VerificationReport>;
+  inspect(idOrName: string): ShardRecord;
+  list(): ShardRecord[];
+  /** The account of one device; default the first. */
+  capacity(device?: number | string): Promise<Capacity>;
+  /** Zeroes and frees a shard. */
+  evict(idOrName: string): Promise<EvictResult>;
+  /** Lets a stopped worker seal again. `reason` goes on record. */
+  resume(reason: string, device?: number | string): Promise<void>;
+  /** What the VRAM-only policy says of every device. A violation throws already when opening. */
+  checkPolicy(): PolicyReport[];
+  devices(): DeviceStatus[];
+  /** Evicts everything and closes. May be called twice. */
+  close(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
