@@ -5,10 +5,13 @@ import type { EvictResult } from "./residency/evict.ts";
 import type { Capacity } from "./residency/ledger.ts";
 import type { Violation } from "./residency/policy.ts";
 import type { SealResult } from "./residency/seal-model.ts";
+import type { SetResult } from "./residency/seal-set.ts";
 import type { ShardRecord } from "./residency/shard.ts";
 import type { Seal } from "./seal/encoding.ts";
+import type { SetSeal } from "./seal/set.ts";
 import type { SourceFormat } from "./source/tensors.ts";
 import type { VerificationReport } from "./verify/report.ts";
+import type { SetReport } from "./verify/verify-set.ts";
 
 /** What can be sealed: a path, bytes, or an async iterable of known length. */
 export type SealSource =
@@ -34,6 +37,22 @@ export interface SealOptions {
   /** How to read the header; default by content and extension. */
   readonly format?: "auto" | SourceFormat;
   /** Header limit of safetensors, up to 100 MiB. */
+  readonly maxHeaderBytes?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface SealSetOptions {
+  /** What the set is called; default the base name of the path. Members are called `NAME/…`. */
+  readonly name?: string;
+  /** Cut a single file into this many shards at tensor boundaries; default 1. */
+  readonly shards?: number;
+  /** Devices by ordinal or UUID, member i on device i modulo their number; default the first. */
+  readonly devices?: readonly (number | string)[];
+  /** What a single file must be as a whole, as in `SealOptions`. It is then read once more, to be digested. */
+  readonly expected?: string;
+  readonly sha256?: boolean;
+  readonly maxAgeMs?: number;
+  readonly format?: "auto" | SourceFormat;
   readonly maxHeaderBytes?: number;
   readonly signal?: AbortSignal;
 }
@@ -68,13 +87,15 @@ export interface Vram {
   readonly backend: BackendDecision;
   /** Reads a source once into VRAM, measures it there, seals it. A call that fails has done nothing. */
   seal(source: SealSource, options?: SealOptions): Promise<SealResult>;
-  /** Seals every file of a directory or index; all or none. Name and digest options belong to single files. */
-  sealSet(
-    path: string,
-    options?: Pick<SealOptions, "device" | "sha256" | "maxAgeMs" | "signal">,
-  ): Promise<SealResult[]>;
+  /**
+   * Seals a model in several shards as one: the files of a directory or index, or one file cut at tensor boundaries.
+   * All or none.
+   */
+  sealSet(path: string, options?: SealSetOptions): Promise<SetResult>;
   /** Measures a shard where it lies. Throws, or returns a report. */
   verify(idOrName: string, options?: VerifyOptions): Promise<VerificationReport>;
+  /** Measures every shard of a set where it lies. `set` is what `sealSet` returned. */
+  verifySet(set: SetSeal, options?: Omit<VerifyOptions, "seal">): Promise<SetReport>;
   inspect(idOrName: string): ShardRecord;
   list(): ShardRecord[];
   /** The account of one device; default the first. */

@@ -19,7 +19,15 @@ export async function openVram(options: VramOptions = {}): Promise<Vram> {
   return createVram(await openSystem({ ...fromEnvironment, ...options, emulated }));
 }
 
-export type { DeviceStatus, PolicyReport, SealOptions, SealSource, VerifyOptions, Vram } from "./api.ts";
+export type {
+  DeviceStatus,
+  PolicyReport,
+  SealOptions,
+  SealSetOptions,
+  SealSource,
+  VerifyOptions,
+  Vram,
+} from "./api.ts";
 export type { Backend } from "./cuda/driver.ts";
 export type { BackendChoice, BackendDecision } from "./device/detect.ts";
 export type { AllocationFacts, DamagedBlock, DeviceFacts, DeviceInfo } from "./device/device.ts";
@@ -32,7 +40,10 @@ export type { EvictResult } from "./residency/evict.ts";
 export type { Capacity } from "./residency/ledger.ts";
 export { type Policy, VRAM_ONLY_POLICY } from "./residency/policy.ts";
 export type { SealResult } from "./residency/seal-model.ts";
+export type { SetResult } from "./residency/seal-set.ts";
 export type { ShardRecord, ShardState } from "./residency/shard.ts";
 export { encodeSeal, type Seal, type SealFields } from "./seal/encoding.ts";
+export { encodeSet, type SetSeal } from "./seal/set.ts";
 export type { SourceFormat, Tensor } from "./source/tensors.ts";
 export type { Damage, VerificationReport } from "./verify/report.ts";
+export type { SetReport } from "./verify/verify-set.ts";

@@ -6,6 +6,7 @@ import { randomBytes, randomUUID } from "node:crypto";
 import { requireInteger } from "./assert.ts";
 import { toHex } from "./bytes.ts";
 import { type Clock, systemClock } from "./clock.ts";
+import type { Backend } from "./cuda/driver.ts";
 import { openEmulatedDriver } from "./cuda/emulated/driver.ts";
 import type { EmulatedFaults } from "./cuda/emulated/faults.ts";
 import { EMULATED_MODULE_IMAGE } from "./cuda/emulated/kernels.ts";
@@ -28,6 +29,7 @@ import { POLICY_WITH_MPS, policyDigest, VRAM_ONLY_POLICY } from "./residency/pol
 import { createRegistry } from "./residency/registry.ts";
 import { createMemoryState, openStateDirectory, type StateStore } from "./residency/state.ts";
 import { type OnMismatch, openWorker, type System, type Worker } from "./residency/worker.ts";
+import { deriveKey } from "./seal/key.ts";
 import { type FileSystem, nodeFileSystem } from "./source/file.ts";
 
 /** Options of `openVram`. Sizes in bytes. */
@@ -92,7 +94,13 @@ function emulatedSpecs(options: VramOptions, test: TestOptions, state: StateStor
   }));
 }
 
-function createSystem(options: VramOptions, test: TestOptions, journal: Journal, state: StateStore): System {
+function createSystem(
+  options: VramOptions,
+  test: TestOptions,
+  journal: Journal,
+  state: StateStore,
+  backend: Backend,
+): System {
   const policy = options.allowMps === true ? POLICY_WITH_MPS : VRAM_ONLY_POLICY;
   let sequence = 0;
   return {
@@ -102,6 +110,7 @@ function createSystem(options: VramOptions, test: TestOptions, journal: Journal,
     state,
     policy,
     policyDigest: policyDigest(policy),
+    setKey: deriveKey(state.rootKey, "set", backend, ""),
     instanceId: toHex(randomBytes(16)),
     nextSequence: () => {
       sequence += 1;
@@ -136,7 +145,7 @@ export async function openSystem(given: VramOptions, test: TestOptions = {}): Pr
     const faults = test.faults === undefined ? {} : { faults: test.faults };
     const driver = openEmulatedDriver({ devices: specs, pool, ...faults });
     undo.defer("driver", () => driver.close());
-    const system = createSystem(options, test, journal, state);
+    const system = createSystem(options, test, journal, state, decision.backend);
     const devices: LocalDevice[] = [];
     const workers: Worker[] = [];
     for (const ordinal of specs.keys()) {

@@ -57,6 +57,15 @@ const sealOptions = z.strictObject({
   signal,
 });
 
+const sealSetOptions = sealOptions.omit({ shardId: true, device: true }).extend({
+  shards: z.int().min(1).max(LIMITS.setMembers).optional(),
+  devices: z
+    .array(z.union([z.int(), z.string()]))
+    .min(1)
+    .max(LIMITS.setMembers)
+    .optional(),
+});
+
 const verifyOptions = z.strictObject({
   // Judged by `checkPresented`, which tells whoever hands in a bad one nothing about why.
   seal: z.unknown().optional(),
@@ -97,7 +106,14 @@ export const checkSource = <T>(given: T): T => check(sealSource, given, "source"
 /** Checks a shard id or name somebody looks up by. */
 export const checkIdOrName = <T>(given: T): T => check(z.string().min(1), given, "idOrName");
 
-/** Checks options of `seal` and `sealSet`, names and ids included. */
+/** Checks options of `sealSet`, the name included. */
+export function checkSealSetOptions<T extends { readonly name?: string }>(given: T): T {
+  check(sealSetOptions, given, "options");
+  if (given.name !== undefined) requireName(given.name);
+  return given;
+}
+
+/** Checks options of `seal`, names and ids included. */
 export function checkSealOptions<T extends { readonly name?: string; readonly shardId?: string }>(given: T): T {
   check(sealOptions, given, "options");
   if (given.name !== undefined) requireName(given.name);

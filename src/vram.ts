@@ -3,25 +3,45 @@
  * handed out is plain data. What happens inside is told in `residency/seal-model.ts` and `verify/verify.ts`.
  */
 import { setMaxListeners } from "node:events";
-import type { DeviceStatus, PolicyReport, SealOptions, SealSource, VerifyOptions, Vram } from "./api.ts";
+import { basename } from "node:path";
+import type {
+  DeviceStatus,
+  PolicyReport,
+  SealOptions,
+  SealSetOptions,
+  SealSource,
+  VerifyOptions,
+  Vram,
+} from "./api.ts";
 import type { BackendDecision } from "./device/detect.ts";
 import { closedError } from "./dispose.ts";
 import { VramError } from "./errors.ts";
 import { type NamedDigest, parseDigest, parseSalt } from "./hash/descriptor.ts";
 import type { OpenSystem } from "./open.ts";
-import { checkIdOrName, checkReason, checkSealOptions, checkSource, checkVerifyOptions } from "./options.ts";
+import {
+  checkIdOrName,
+  checkReason,
+  checkSealOptions,
+  checkSealSetOptions,
+  checkSource,
+  checkVerifyOptions,
+} from "./options.ts";
 import { type EvictResult, evict } from "./residency/evict.ts";
 import type { Capacity } from "./residency/ledger.ts";
 import { checkDevice } from "./residency/policy.ts";
 import { type SealResult, sealModel } from "./residency/seal-model.ts";
 import type { SealRequest } from "./residency/seal-request.ts";
+import { type SetResult, sealSet } from "./residency/seal-set.ts";
 import { recordOf, type Shard, type ShardRecord } from "./residency/shard.ts";
 import { findWorker, readCapacity, resumeWorker, type Worker } from "./residency/worker.ts";
+import { cleanName } from "./seal/names.ts";
+import type { SetSeal } from "./seal/set.ts";
 import { nodeFileSystem } from "./source/file.ts";
 import { expandSource } from "./source/sets.ts";
-import type { SourceSpec } from "./source/source.ts";
+import type { FormatOptions, SourceSpec } from "./source/source.ts";
 import type { VerificationReport } from "./verify/report.ts";
-import { verify } from "./verify/verify.ts";
+import { type VerifyRequest, verify } from "./verify/verify.ts";
+import { type SetReport, verifySet } from "./verify/verify-set.ts";
 
 function toSpec(source: SealSource, roots: readonly string[]): SourceSpec {
   if (typeof source === "string") return { kind: "path", path: source, roots };
@@ -31,15 +51,19 @@ function toSpec(source: SealSource, roots: readonly string[]): SourceSpec {
   return { kind: "chunks", ...source };
 }
 
+function toFormat({ format, maxHeaderBytes }: Pick<SealOptions, "format" | "maxHeaderBytes">): FormatOptions {
+  return {
+    ...(format === undefined ? {} : { format }),
+    ...(maxHeaderBytes === undefined ? {} : { maxSafetensorsHeaderBytes: maxHeaderBytes }),
+  };
+}
+
 function toRequest(source: SealSource, given: SealOptions, roots: readonly string[]): SealRequest {
   const options = checkSealOptions(given);
   const expected: NamedDigest | undefined = options.expected === undefined ? undefined : parseDigest(options.expected);
   return {
     spec: toSpec(checkSource(source), roots),
-    format: {
-      ...(options.format === undefined ? {} : { format: options.format }),
-      ...(options.maxHeaderBytes === undefined ? {} : { maxSafetensorsHeaderBytes: options.maxHeaderBytes }),
-    },
+    format: toFormat(options),
     name: options.name,
     shardId: options.shardId,
     shardIndex: 0,
@@ -106,45 +130,50 @@ class OpenVram implements Vram {
     });
   }
 
-  sealSet(path: string, options: Parameters<Vram["sealSet"]>[1] = {}): Promise<SealResult[]> {
+  sealSet(path: string, given: SealSetOptions = {}): Promise<SetResult> {
     return this.#enter(async () => {
       const { system, workers } = this.#open;
-      checkSource(path);
-      checkSealOptions<SealOptions>(options);
-      const worker = findWorker(workers, options.device);
-      const members = await expandSource(path, system.modelRoots, nodeFileSystem);
-      const before = new Set(system.registry.all());
-      const results: SealResult[] = [];
-      try {
-        for (const [shardIndex, member] of members.entries()) {
-          const request = toRequest(member, options, system.modelRoots);
-          const place = { shardIndex, totalShards: members.length, signal: this.#signal(options.signal) };
-          results.push(await sealModel(system, worker, { ...request, ...place }));
-        }
-      } catch (error) {
-        for (const { record } of results) {
-          const shard = system.registry.find(record.shardId);
-          if (before.has(shard)) continue;
-          await evict(system, worker, shard).catch((failure: unknown) =>
-            system.reportRelease("a set's member", failure),
-          );
-        }
-        throw error;
-      }
-      return results;
+      const options = checkSealSetOptions(given);
+      const paths = await expandSource(checkIdOrName(path), system.modelRoots, nodeFileSystem);
+      const devices = options.devices ?? [undefined];
+      return sealSet(
+        system,
+        devices.map((device) => findWorker(workers, device)),
+        {
+          paths,
+          name: options.name ?? cleanName(basename(path)),
+          shards: options.shards ?? 1,
+          expected: options.expected === undefined ? undefined : parseDigest(options.expected),
+          format: toFormat(options),
+          sha256: options.sha256 ?? false,
+          maxAgeMs: options.maxAgeMs ?? 0,
+          signal: this.#signal(options.signal),
+        },
+      );
     });
+  }
+
+  verifySet(set: SetSeal, given: Omit<VerifyOptions, "seal"> = {}): Promise<SetReport> {
+    return this.#enter(async () => {
+      const { system, workers } = this.#open;
+      return verifySet(system, workers, set, this.#verifyRequest(checkVerifyOptions(given)));
+    });
+  }
+
+  #verifyRequest(options: Omit<VerifyOptions, "seal">): Omit<VerifyRequest, "presented"> {
+    return {
+      maxAgeMs: options.maxAgeMs,
+      salt: options.salt === undefined ? undefined : parseSalt(options.salt),
+      signal: this.#signal(options.signal),
+    };
   }
 
   verify(idOrName: string, given: VerifyOptions = {}): Promise<VerificationReport> {
     return this.#enter(async () => {
       const options = checkVerifyOptions(given);
       const shard = this.#open.system.registry.find(checkIdOrName(idOrName));
-      return verify(this.#open.system, this.#workerOf(shard), shard, {
-        presented: options.seal,
-        maxAgeMs: options.maxAgeMs,
-        salt: options.salt === undefined ? undefined : parseSalt(options.salt),
-        signal: this.#signal(options.signal),
-      });
+      const request = { presented: options.seal, ...this.#verifyRequest(options) };
+      return verify(this.#open.system, this.#workerOf(shard), shard, request);
     });
   }
 

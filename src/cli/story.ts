@@ -59,6 +59,7 @@ const SENTENCES: Sentences = {
     const how = comparedWith === "expected" ? "the digest you gave" : "the digest of the bytes that were read";
     return line("sealed", `as ${shardId}, seal ${sequence}; the measurement equals ${how}`, "good");
   },
+  set_sealed: ({ name, totalShards }) => line("set", `${name}: ${totalShards} shards sealed as one model`, "good"),
   seal_verified: ({ bytesCovered }) =>
     line("verified", `mac, facts and ${formatBytes(bytesCovered)} in VRAM: unchanged`, "good"),
   seal_verification_failed: ({ message, tensors }) => {

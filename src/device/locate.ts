@@ -23,13 +23,19 @@ export interface LocateTools {
 }
 
 /** A range of the source, its leaf hashes, and whether they still add up to the sealed hash of the range. */
-async function rereadRange(file: ReadableFile, offset: number, byteLength: number, sealed: Uint8Array) {
+async function rereadRange(
+  file: ReadableFile,
+  at: { readonly offset: number; readonly byteLength: number },
+  memoryLength: number,
+  sealed: Uint8Array,
+) {
+  const { offset, byteLength } = at;
   const bytes = new Uint8Array(byteLength);
   await file.readAt(bytes, offset);
   const leaves = new Uint8Array(blockCount(byteLength) * HASH_BYTES);
   hashBlocks(bytes, leaves);
   let range = leaves;
-  if (file.byteLength > BLOCK_BYTES) {
+  if (memoryLength > BLOCK_BYTES) {
     range = new Uint8Array(HASH_BYTES);
     hashBlocks(leaves, range);
   }
@@ -63,13 +69,14 @@ async function locateInFile(
   request: LocateRequest,
   tools: LocateTools,
 ): Promise<Located> {
+  const base = request.source?.kind === "path" ? (request.source.part?.offset ?? 0) : 0;
   const blocks: DamagedBlock[] = [];
   let found = 0;
   for (const offset of request.rangeOffsets.slice(0, LIMITS.locatedRanges)) {
     const byteLength = Math.min(RANGE_BYTES, memory.byteLength - offset);
     const index = offset / RANGE_BYTES;
     const sealed = request.kept.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
-    const original = await rereadRange(file, offset, byteLength, sealed);
+    const original = await rereadRange(file, { offset: base + offset, byteLength }, memory.byteLength, sealed);
     if (original === undefined)
       return { precision: "range", because: "the source file no longer has the sealed bytes" };
     const measured = await tools.meter.leaves(memory, offset, byteLength);
@@ -97,7 +104,8 @@ export async function locateDamage(memory: Mapped, request: LocateRequest, tools
     return { precision: "range", because: `the source cannot be read again (${toVramError(error).code})` };
   }
   try {
-    if (file.byteLength !== memory.byteLength) {
+    const expected = source.part === undefined ? memory.byteLength : Number(source.part.identity.size);
+    if (file.byteLength !== expected) {
       return { precision: "range", because: "the source file has another size now" };
     }
     return await locateInFile(file, memory, request, tools);

@@ -51,6 +51,7 @@ export type DurableBody =
       readonly comparedWith: "expected" | "witnessed";
       readonly sequence: number;
     }
+  | { readonly type: "set_sealed"; readonly name: string; readonly totalShards: number; readonly mac: string }
   | {
       readonly type: "seal_verified";
       readonly device: DeviceRef;

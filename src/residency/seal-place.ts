@@ -55,7 +55,7 @@ export async function findExisting(
   }
   const watch = request.signal === undefined ? {} : { signal: request.signal };
   const digested = await worker.device.digestSource(source.sourceId, wantsSha256(request), watch);
-  requireExpected(request, source, digested);
+  requireExpected(request, source.shardName, digested);
   requireOneDigest(named, source, toHex(digested.digest ?? new Uint8Array(0)));
   if (here === undefined) {
     throw new VramError(

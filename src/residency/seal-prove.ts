@@ -61,15 +61,15 @@ export async function compare(
   measured: Measurement,
 ): Promise<void> {
   try {
-    requireExpected(request, source, uploaded);
+    requireExpected(request, source.shardName, uploaded);
     const wanted = uploaded.digest ?? request.expected?.bytes;
     if (wanted === undefined) throw new VramError("INTERNAL", "a measurement is always compared with something");
     if (!constantTimeEqual(measured.digest, wanted)) {
       if (uploaded.digest === undefined) {
-        throw mismatch(source, "the bytes are not what was expected", "fsverity", wanted, measured.digest);
+        throw mismatch(source.shardName, "the bytes are not what was expected", "fsverity", wanted, measured.digest);
       }
       const fix = "the source was read well, the copy was not: try again, then check the GPU";
-      throw mismatch(source, "the copy in VRAM differs", "fsverity", wanted, measured.digest, fix);
+      throw mismatch(source.shardName, "the copy in VRAM differs", "fsverity", wanted, measured.digest, fix);
     }
   } catch (thrown) {
     const error = toVramError(thrown);
@@ -102,7 +102,7 @@ export function seal(system: System, worker: Worker, request: SealRequest, sourc
       name: source.shardName,
       shardIndex: request.shardIndex,
       totalShards: request.totalShards,
-      sourceOffset: 0,
+      sourceOffset: request.spec.kind === "path" ? (request.spec.part?.offset ?? 0) : 0,
       byteLength: source.byteLength,
       digestAlgorithm: DIGEST_ALGORITHM,
       digest: toHex(made.measured.digest),

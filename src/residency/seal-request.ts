@@ -40,7 +40,7 @@ export const wantsSha256 = (request: SealRequest): boolean => request.sha256 || 
 
 /** The error for bytes that are not what they should be; names both digests. */
 export function mismatch(
-  source: NamedSource,
+  name: string,
   what: string,
   kind: string,
   expected: Uint8Array,
@@ -48,7 +48,7 @@ export function mismatch(
   fix?: string,
 ): VramError {
   const [want, got] = [`${kind}:${toHex(expected)}`, `${kind}:${toHex(actual)}`];
-  return new VramError("DIGEST_MISMATCH", `${source.shardName}: ${what}: expected ${want}, found ${got}`, {
+  return new VramError("DIGEST_MISMATCH", `${name}: ${what}: expected ${want}, found ${got}`, {
     details: { expected: want, actual: got },
     ...(fix === undefined ? {} : { fix }),
   });
@@ -56,14 +56,14 @@ export function mismatch(
 
 /** The host's digests against what the caller expects. */
 export function requireExpected(
-  request: SealRequest,
-  source: NamedSource,
+  request: { readonly expected: NamedDigest | undefined },
+  name: string,
   host: { readonly digest?: Uint8Array; readonly sha256?: Uint8Array },
 ): void {
   const { expected } = request;
   if (expected === undefined) return;
   const actual = expected.kind === "sha256" ? host.sha256 : host.digest;
   if (actual !== undefined && !constantTimeEqual(actual, expected.bytes)) {
-    throw mismatch(source, "the source is not what was expected", expected.kind, expected.bytes, actual);
+    throw mismatch(name, "the source is not what was expected", expected.kind, expected.bytes, actual);
   }
 }

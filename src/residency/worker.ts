@@ -2,6 +2,7 @@
  * A worker is one device with its keys, its account and its state. A system is the workers of one process with what
  * they share. `stopped` is durable: it survives a restart and ends only with `resume(reason)` (VR-VER-06).
  */
+import type { KeyObject } from "node:crypto";
 import { present } from "../assert.ts";
 import type { Clock } from "../clock.ts";
 import type { Device } from "../device/device.ts";
@@ -26,6 +27,8 @@ export interface System {
   readonly state: StateStore;
   readonly policy: Policy;
   readonly policyDigest: string;
+  /** Key of the seals of sets; of no device. */
+  readonly setKey: KeyObject;
   /** 16 random bytes, hex: this start of the program. */
   readonly instanceId: string;
   /** The next seal's number: 1, 2, … */

@@ -31,7 +31,17 @@ export const nodeFileSystem: FileSystem = {
   open: (path, flags) => promises.open(path, flags),
 };
 
+/** What makes a file the same file, unchanged. Plain data, so that a plan can name the file it was made from. */
+export interface FileIdentity {
+  readonly dev: string;
+  readonly ino: string;
+  readonly size: string;
+  readonly mtimeNs: string;
+  readonly ctimeNs: string;
+}
+
 export interface ReadableFile {
+  readonly identity: FileIdentity;
   /** Base name of the path as the caller gave it. */
   readonly baseName: string;
   readonly byteLength: number;
@@ -101,8 +111,13 @@ export async function resolveUnderRoots(path: string, roots: readonly string[], 
   return resolved;
 }
 
-function sameIdentity(a: BigIntStats, b: BigIntStats): boolean {
-  return a.dev === b.dev && a.ino === b.ino && a.size === b.size && a.mtimeNs === b.mtimeNs && a.ctimeNs === b.ctimeNs;
+function identityOf({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): FileIdentity {
+  return { dev: `${dev}`, ino: `${ino}`, size: `${size}`, mtimeNs: `${mtimeNs}`, ctimeNs: `${ctimeNs}` };
+}
+
+/** Whether two identities are the same in every part. */
+export function sameIdentity(a: FileIdentity, b: FileIdentity): boolean {
+  return (Object.keys(a) as (keyof FileIdentity)[]).every((part) => a[part] === b[part]);
 }
 
 /** Checks an opened descriptor: it is a regular file, and it is where its path says. */
@@ -121,12 +136,14 @@ async function requireRegularAt(
   return stats;
 }
 
-function readable(handle: FileDescriptor, identity: BigIntStats, path: string): ReadableFile {
-  const byteLength = Number(identity.size);
+function readable(handle: FileDescriptor, stats: BigIntStats, path: string): ReadableFile {
+  const byteLength = Number(stats.size);
+  const identity = identityOf(stats);
   const changed = (what: string): VramError =>
     new VramError("SOURCE_CHANGED", `${path}: ${what}`, { details: { path } });
   let open = true;
   return {
+    identity,
     baseName: basename(path),
     byteLength,
     readAt: async (into, position) => {
@@ -147,7 +164,7 @@ function readable(handle: FileDescriptor, identity: BigIntStats, path: string): 
       return filled;
     },
     requireUnchanged: async () => {
-      if (!sameIdentity(identity, await handle.stat({ bigint: true }))) {
+      if (!sameIdentity(identity, identityOf(await handle.stat({ bigint: true })))) {
         throw changed("its size, times or identity changed while it was being read");
       }
     },

@@ -4,10 +4,12 @@
  * runs in the process that pumps (design §2, decision 7), so a specification of a path is plain data.
  */
 import { requireInteger } from "../assert.ts";
-import { throwIfAborted, VramError } from "../errors.ts";
+import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
-import { type FileSystem, openFile, type ReadableFile } from "./file.ts";
+import type { Part } from "./cut.ts";
+import { type FileIdentity, type FileSystem, openFile, sameIdentity } from "./file.ts";
 import { parseGguf } from "./gguf.ts";
+import { type ByteReader, bytesReader, chunksReader, fileReader } from "./readers.ts";
 import { parseSafetensors } from "./safetensors.ts";
 import type { HeaderParse, SourceFormat, Tensor } from "./tensors.ts";
 
@@ -18,6 +20,8 @@ export type SourceSpec =
       readonly path: string;
       /** The resolved file must lie under one of these; default `/`. */
       readonly roots?: readonly string[];
+      /** Only this part of it: a shard of a file that was cut. */
+      readonly part?: SourcePart;
     }
   | { readonly kind: "bytes"; readonly bytes: Uint8Array; readonly name?: string }
   | {
@@ -26,6 +30,12 @@ export type SourceSpec =
       readonly byteLength: number;
       readonly name?: string;
     };
+
+/** A part of one very file, as it was planned. Offsets of its tensors count from its own start. */
+export interface SourcePart extends Part {
+  readonly identity: FileIdentity;
+  readonly format: SourceFormat;
+}
 
 /** How to read a header. `auto` decides by the file's beginning and its extension. */
 export interface FormatOptions {
@@ -40,6 +50,8 @@ export interface SourceInfo {
   readonly format: SourceFormat;
   readonly byteLength: number;
   readonly tensors: readonly Tensor[];
+  /** Of a whole file. */
+  readonly identity?: FileIdentity;
 }
 
 /** An opened source: read from its start to its end, once. */
@@ -55,117 +67,6 @@ export interface OpenedSource {
 
 /** First bytes read to look for a header; most headers are shorter. */
 const FIRST_PREFIX_BYTES = 256 * 1024;
-
-/** Something with bytes in order. */
-interface ByteReader {
-  readonly byteLength: number;
-  readonly baseName: string;
-  /** Fills `into` from the current position; fewer bytes only at the end. */
-  read(into: Uint8Array, signal?: AbortSignal): Promise<number>;
-  finish(signal?: AbortSignal): Promise<void>;
-  close(): Promise<void>;
-}
-
-function bytesReader(bytes: Uint8Array, name: string): ByteReader {
-  let position = 0;
-  return {
-    byteLength: bytes.byteLength,
-    baseName: name,
-    read: async (into) => {
-      const part = bytes.subarray(position, position + into.byteLength);
-      into.set(part);
-      position += part.byteLength;
-      return part.byteLength;
-    },
-    finish: async () => undefined,
-    close: async () => undefined,
-  };
-}
-
-/** `promise`, or `ABORTED` as soon as `signal` fires. */
-async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return promise;
-  let onAbort: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(new VramError("ABORTED", "the operation was aborted", { cause: signal.reason }));
-    if (signal.aborted) onAbort();
-    signal.addEventListener("abort", onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    if (onAbort !== undefined) signal.removeEventListener("abort", onAbort);
-  }
-}
-
-function chunksReader(chunks: AsyncIterable<Uint8Array>, byteLength: number, name: string): ByteReader {
-  const iterator = chunks[Symbol.asyncIterator]();
-  let pending: Uint8Array = new Uint8Array(0);
-  let position = 0;
-  const pull = async (): Promise<IteratorResult<Uint8Array>> => {
-    try {
-      return await iterator.next();
-    } catch (cause) {
-      if (cause instanceof VramError) throw cause;
-      throw new VramError("SOURCE_READ_FAILED", `the source failed after ${position} of ${byteLength} bytes`, {
-        cause,
-      });
-    }
-  };
-  const refill = async (signal?: AbortSignal): Promise<boolean> => {
-    // Before the iterator is asked: a promise that nobody waits for any more would be an unhandled rejection.
-    throwIfAborted(signal);
-    const next = await unlessAborted(pull(), signal);
-    if (next.done === true) return false;
-    if (!(next.value instanceof Uint8Array)) {
-      throw new VramError("INVALID_ARGUMENT", "a source iterable must yield Uint8Array chunks");
-    }
-    pending = next.value;
-    return true;
-  };
-  return {
-    byteLength,
-    baseName: name,
-    read: async (into, signal) => {
-      const wanted = Math.min(into.byteLength, byteLength - position);
-      let filled = 0;
-      while (filled < wanted) {
-        if (pending.byteLength === 0 && !(await refill(signal))) {
-          throw new VramError("SOURCE_READ_FAILED", `the source ended after ${position} of ${byteLength} bytes`);
-        }
-        const part = pending.subarray(0, wanted - filled);
-        into.set(part, filled);
-        pending = pending.subarray(part.byteLength);
-        filled += part.byteLength;
-        position += part.byteLength;
-      }
-      return filled;
-    },
-    finish: async (signal) => {
-      while (pending.byteLength === 0) if (!(await refill(signal))) return;
-      throw new VramError("SOURCE_READ_FAILED", `the source has more than the ${byteLength} bytes it announced`);
-    },
-    // Not awaited: a generator that is stuck in `next` would never answer.
-    close: async () => {
-      void iterator.return?.().catch(() => undefined);
-    },
-  };
-}
-
-function fileReader(file: ReadableFile): ByteReader {
-  let position = 0;
-  return {
-    byteLength: file.byteLength,
-    baseName: file.baseName,
-    read: async (into) => {
-      const count = await file.readAt(into, position);
-      position += count;
-      return count;
-    },
-    finish: () => file.requireUnchanged(),
-    close: () => file.close(),
-  };
-}
 
 async function openReader(spec: SourceSpec, fs: FileSystem): Promise<ByteReader> {
   switch (spec.kind) {
@@ -236,14 +137,38 @@ async function readHeader(
   }
 }
 
+/** Opens a planned part: its header was read when it was planned, so the file must still be that file. */
+async function openPart(
+  path: string,
+  roots: readonly string[],
+  part: SourcePart,
+  fs: FileSystem,
+): Promise<OpenedSource> {
+  const file = await openFile(path, roots, fs);
+  if (!sameIdentity(file.identity, part.identity)) {
+    await file.close();
+    throw new VramError("SOURCE_CHANGED", `${path}: it changed since it was cut into shards`, { details: { path } });
+  }
+  const reader = fileReader(file, part.offset, part.byteLength);
+  const { format, byteLength, tensors } = part;
+  return { ...reader, info: { name: reader.baseName, format, byteLength, tensors } };
+}
+
 /** Opens a source, reads and checks its header. The caller closes it. */
 export async function openSource(spec: SourceSpec, options: FormatOptions, fs: FileSystem): Promise<OpenedSource> {
+  if (spec.kind === "path" && spec.part !== undefined) return openPart(spec.path, spec.roots ?? ["/"], spec.part, fs);
   const reader = await openReader(spec, fs);
   try {
     const { prefix, format, tensors } = await readHeader(reader, options);
     let taken = 0;
     return {
-      info: { name: reader.baseName, format, byteLength: reader.byteLength, tensors },
+      info: {
+        name: reader.baseName,
+        format,
+        byteLength: reader.byteLength,
+        tensors,
+        ...(reader.identity === undefined ? {} : { identity: reader.identity }),
+      },
       read: async (into, signal) => {
         const head = prefix.subarray(taken, taken + into.byteLength);
         into.set(head);

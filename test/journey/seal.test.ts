@@ -219,13 +219,13 @@ describe("sets", () => {
     }
     const { vram } = await openSmall();
     const sealed = await vram.sealSet(folder);
-    expect(sealed.map(({ record }) => [record.shardIndex, record.totalShards])).toEqual([
+    expect(sealed.members.map(({ record }) => [record.shardIndex, record.totalShards])).toEqual([
       [0, 3],
       [1, 3],
       [2, 3],
     ]);
     expect(await codeOf(vram.seal(folder))).toBe("INVALID_ARGUMENT");
-    for (const { record } of sealed) await vram.evict(record.shardId);
+    for (const { record } of sealed.members) await vram.evict(record.shardId);
     await writeFile(join(folder, "m-00003-of-00003.safetensors"), "broken");
     expect(await codeOf(vram.sealSet(folder))).toBe("MODEL_MALFORMED");
     expect(vram.list()).toEqual([]);

@@ -226,6 +226,7 @@ describe("a measurement that did not happen", () => {
     const blocks: { cuPointer: bigint; bytes: Uint8Array }[] = [];
     let damage: ((answer: Uint8Array) => void) | undefined;
     let answer: Uint8Array | undefined;
+    let pattern = new Uint8Array(0);
     const damaged = (driver: CudaDriver): CudaDriver => ({
       ...driver,
       memory: {
@@ -245,6 +246,7 @@ describe("a measurement that did not happen", () => {
           );
           const at = Number(cuTo - (block?.cuPointer ?? 0n));
           answer = block?.bytes.subarray(at, at + byteLength);
+          pattern = answer?.slice() ?? pattern;
         },
       },
       event: {
@@ -272,6 +274,9 @@ describe("a measurement that did not happen", () => {
       else expect(outcome).toMatch(/^[0-9a-f]{64}$/);
       expect(outcome).not.toBe(hexOf(bytesOf(RANGE_BYTES)));
     }
+    // The pattern that was there before comes back: that part of the results was never written.
+    damage = (bytes) => bytes.set(pattern.subarray(128), 128);
+    expect(await codeOf(local.measure(allocationId))).toBe("MEASUREMENT_INVALID");
     await local.close();
   });
 });

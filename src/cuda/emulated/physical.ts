@@ -1,7 +1,9 @@
 /**
  * The bytes of one allocation, in granules of 2 MiB. A granule is dirty (never written: a pseudo-random pattern that
  * needs no storage), zero (needs no storage either) or stored (2 MiB of shared memory, which hashing threads read
- * where it lies). Fresh VRAM is not promised to be zero, so here it never is: not one byte of the pattern is 0.
+ * where it lies). Of a stored granule only the 4 KiB pages that are used take up host memory: the dirt of a page is
+ * written down when it is first touched. Fresh VRAM is not promised to be zero, so here it never is: not one byte of
+ * the pattern is 0.
  *
  * `PhysicalMemory` is the seam behind which a later implementation may put a memfd. It knows nothing of addresses,
  * access or capacity, and does no bounds checks beyond assertions: `access.ts` has done them.
@@ -10,6 +12,7 @@ import { assert } from "../../assert.ts";
 import { LIMITS } from "../../limits.ts";
 
 export const GRANULE_BYTES = LIMITS.granuleBytes;
+const PAGE_BYTES = 4096;
 
 /** A piece of one granule. `bytes` is shared memory; without it the piece is all zeros. */
 export interface Segment {
@@ -19,7 +22,7 @@ export interface Segment {
 
 export interface PhysicalMemory {
   readonly byteLength: number;
-  /** Bytes that take up host memory. */
+  /** Bytes of stored granules: at most so much host memory is taken up. */
   storedBytes(): number;
   read(offset: number, into: Uint8Array): void;
   write(offset: number, from: Uint8Array): void;
@@ -77,39 +80,70 @@ function* pieces(offset: number, byteLength: number): Generator<Piece> {
   }
 }
 
+interface StoredGranule {
+  readonly bytes: Uint8Array<SharedArrayBuffer>;
+  /** 1 for each page whose dirt is not in `bytes` yet; absent where there never was any. */
+  readonly untouched: Uint8Array | undefined;
+}
+
 /** The state of each granule of one allocation. */
 interface Granules {
-  readonly stored: ReadonlyMap<number, Uint8Array<SharedArrayBuffer>>;
+  readonly storedCount: number;
   /** Whether it is zero without being stored. */
   isZero(granule: number): boolean;
   makeZero(granule: number): void;
-  /** The granule as stored bytes; `keep` is false when all of it is about to be overwritten. */
-  store(granule: number, keep: boolean): Uint8Array<SharedArrayBuffer>;
+  /** The piece of a stored granule; undefined if it is not stored. */
+  read(piece: Piece): Uint8Array<SharedArrayBuffer> | undefined;
+  /** The piece as stored bytes; all of it is about to be overwritten. */
+  store(piece: Piece): Uint8Array<SharedArrayBuffer>;
   /** Reads a granule that is dirty. */
   readDirt(granule: number, start: number, into: Uint8Array): void;
 }
 
 function openGranules(count: number, seed: number): Granules {
-  const stored = new Map<number, Uint8Array<SharedArrayBuffer>>();
+  const stored = new Map<number, StoredGranule>();
   /** 1 where a granule that is not stored is zero, 0 where it is dirty. */
   const zeroed = new Uint8Array(count);
   const turnOf = (granule: number): number =>
     ((Math.imul(seed, 0x2545f491) + Math.imul(granule + 1, 0x27d4eb2f)) >>> 0) % GRANULE_BYTES;
+
+  /** The piece's bytes, its dirt written down except in pages that are `overwritten` as a whole. */
+  const touch = ({ bytes, untouched }: StoredGranule, piece: Piece, overwritten: boolean) => {
+    const { granule, start } = piece;
+    const end = start + piece.byteLength;
+    for (let at = start - (start % PAGE_BYTES); untouched !== undefined && at < end; at += PAGE_BYTES) {
+      if (untouched[at / PAGE_BYTES] === 0) continue;
+      untouched[at / PAGE_BYTES] = 0;
+      const lost = overwritten && start <= at && at + PAGE_BYTES <= end;
+      if (!lost) readDirt(turnOf(granule), at, bytes.subarray(at, at + PAGE_BYTES));
+    }
+    return bytes.subarray(start, end);
+  };
+
+  const open = (piece: Piece): StoredGranule => {
+    const bytes = new Uint8Array(new SharedArrayBuffer(GRANULE_BYTES));
+    const whole = piece.byteLength === GRANULE_BYTES;
+    const dirty = !whole && zeroed[piece.granule] === 0;
+    const untouched = dirty ? new Uint8Array(GRANULE_BYTES / PAGE_BYTES).fill(1) : undefined;
+    const opened = { bytes, untouched };
+    stored.set(piece.granule, opened);
+    return opened;
+  };
+
   return {
-    stored,
+    get storedCount() {
+      return stored.size;
+    },
     isZero: (granule) => zeroed[granule] === 1 && !stored.has(granule),
     makeZero: (granule) => {
       stored.delete(granule);
       zeroed[granule] = 1;
     },
-    store: (granule, keep) => {
-      const known = stored.get(granule);
-      if (known !== undefined) return known;
-      const bytes = new Uint8Array(new SharedArrayBuffer(GRANULE_BYTES));
-      if (keep && zeroed[granule] === 0) readDirt(turnOf(granule), 0, bytes);
-      stored.set(granule, bytes);
-      return bytes;
+    read: (piece) => {
+      const known = stored.get(piece.granule);
+      return known === undefined ? undefined : touch(known, piece, false);
     },
+    store: (piece) => touch(stored.get(piece.granule) ?? open(piece), piece, true),
     readDirt: (granule, start, into) => readDirt(turnOf(granule), start, into),
   };
 }
@@ -123,17 +157,15 @@ export function openPhysicalMemory(byteLength: number, seed: number): PhysicalMe
       offset >= 0 && length >= 0 && offset + length <= byteLength,
       "physical memory is accessed within its bounds",
     );
-  const storedPart = ({ granule, start, byteLength: length }: Piece): Uint8Array<SharedArrayBuffer> | undefined =>
-    granules.stored.get(granule)?.subarray(start, start + length);
 
   return {
     byteLength,
-    storedBytes: () => granules.stored.size * GRANULE_BYTES,
+    storedBytes: () => granules.storedCount * GRANULE_BYTES,
     read: (offset, into) => {
       inside(offset, into.byteLength);
       for (const piece of pieces(offset, into.byteLength)) {
         const target = into.subarray(piece.at, piece.at + piece.byteLength);
-        const bytes = storedPart(piece);
+        const bytes = granules.read(piece);
         if (bytes !== undefined) target.set(bytes);
         else if (granules.isZero(piece.granule)) target.fill(0);
         else granules.readDirt(piece.granule, piece.start, target);
@@ -145,7 +177,7 @@ export function openPhysicalMemory(byteLength: number, seed: number): PhysicalMe
         const source = from.subarray(piece.at, piece.at + piece.byteLength);
         const whole = piece.byteLength === GRANULE_BYTES;
         if ((whole || granules.isZero(piece.granule)) && isZero(source)) granules.makeZero(piece.granule);
-        else granules.store(piece.granule, !whole).set(source, piece.start);
+        else granules.store(piece).set(source);
       }
     },
     fill: (offset, value, length) => {
@@ -153,13 +185,13 @@ export function openPhysicalMemory(byteLength: number, seed: number): PhysicalMe
       for (const piece of pieces(offset, length)) {
         const whole = piece.byteLength === GRANULE_BYTES;
         if (value === 0 && (whole || granules.isZero(piece.granule))) granules.makeZero(piece.granule);
-        else granules.store(piece.granule, !whole).fill(value, piece.start, piece.start + piece.byteLength);
+        else granules.store(piece).fill(value);
       }
     },
     segments: function* (offset, length) {
       inside(offset, length);
       for (const piece of pieces(offset, length)) {
-        const known = storedPart(piece);
+        const known = granules.read(piece);
         if (known !== undefined) yield { byteLength: piece.byteLength, bytes: known };
         else if (granules.isZero(piece.granule)) yield { byteLength: piece.byteLength };
         else {

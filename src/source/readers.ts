@@ -1,0 +1,119 @@
+/** The three kinds of source as bytes in order, each read once. `source.ts` puts the header in front of them. */
+import { throwIfAborted, VramError } from "../errors.ts";
+import type { FileIdentity, ReadableFile } from "./file.ts";
+
+/** Something with bytes in order. */
+export interface ByteReader {
+  readonly identity?: FileIdentity;
+  readonly byteLength: number;
+  readonly baseName: string;
+  /** Fills `into` from the current position; fewer bytes only at the end. */
+  read(into: Uint8Array, signal?: AbortSignal): Promise<number>;
+  finish(signal?: AbortSignal): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Reads `bytes` from their start. */
+export function bytesReader(bytes: Uint8Array, name: string): ByteReader {
+  let position = 0;
+  return {
+    byteLength: bytes.byteLength,
+    baseName: name,
+    read: async (into) => {
+      const part = bytes.subarray(position, position + into.byteLength);
+      into.set(part);
+      position += part.byteLength;
+      return part.byteLength;
+    },
+    finish: async () => undefined,
+    close: async () => undefined,
+  };
+}
+
+/** `promise`, or `ABORTED` as soon as `signal` fires. */
+async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise;
+  let onAbort: (() => void) | undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(new VramError("ABORTED", "the operation was aborted", { cause: signal.reason }));
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+  });
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    if (onAbort !== undefined) signal.removeEventListener("abort", onAbort);
+  }
+}
+
+/** Reads an iterable that must yield exactly `byteLength` bytes. */
+export function chunksReader(chunks: AsyncIterable<Uint8Array>, byteLength: number, name: string): ByteReader {
+  const iterator = chunks[Symbol.asyncIterator]();
+  let pending: Uint8Array = new Uint8Array(0);
+  let position = 0;
+  const pull = async (): Promise<IteratorResult<Uint8Array>> => {
+    try {
+      return await iterator.next();
+    } catch (cause) {
+      if (cause instanceof VramError) throw cause;
+      throw new VramError("SOURCE_READ_FAILED", `the source failed after ${position} of ${byteLength} bytes`, {
+        cause,
+      });
+    }
+  };
+  const refill = async (signal?: AbortSignal): Promise<boolean> => {
+    // Before the iterator is asked: a promise that nobody waits for any more would be an unhandled rejection.
+    throwIfAborted(signal);
+    const next = await unlessAborted(pull(), signal);
+    if (next.done === true) return false;
+    if (!(next.value instanceof Uint8Array)) {
+      throw new VramError("INVALID_ARGUMENT", "a source iterable must yield Uint8Array chunks");
+    }
+    pending = next.value;
+    return true;
+  };
+  return {
+    byteLength,
+    baseName: name,
+    read: async (into, signal) => {
+      const wanted = Math.min(into.byteLength, byteLength - position);
+      let filled = 0;
+      while (filled < wanted) {
+        if (pending.byteLength === 0 && !(await refill(signal))) {
+          throw new VramError("SOURCE_READ_FAILED", `the source ended after ${position} of ${byteLength} bytes`);
+        }
+        const part = pending.subarray(0, wanted - filled);
+        into.set(part, filled);
+        pending = pending.subarray(part.byteLength);
+        filled += part.byteLength;
+        position += part.byteLength;
+      }
+      return filled;
+    },
+    finish: async (signal) => {
+      while (pending.byteLength === 0) if (!(await refill(signal))) return;
+      throw new VramError("SOURCE_READ_FAILED", `the source has more than the ${byteLength} bytes it announced`);
+    },
+    // Not awaited: a generator that is stuck in `next` would never answer.
+    close: async () => {
+      void iterator.return?.().catch(() => undefined);
+    },
+  };
+}
+
+/** Reads a part of an open file; default all of it. */
+export function fileReader(file: ReadableFile, offset = 0, byteLength = file.byteLength): ByteReader {
+  let position = 0;
+  return {
+    identity: file.identity,
+    byteLength,
+    baseName: file.baseName,
+    read: async (into) => {
+      const count = await file.readAt(into.subarray(0, byteLength - position), offset + position);
+      position += count;
+      return count;
+    },
+    finish: () => file.requireUnchanged(),
+    close: () => file.close(),
+  };
+}
