@@ -15,7 +15,7 @@ import type {
 } from "./api.ts";
 import type { BackendDecision } from "./device/detect.ts";
 import { closedError } from "./dispose.ts";
-import { VramError } from "./errors.ts";
+import { toVramError, VramError } from "./errors.ts";
 import { type NamedDigest, parseDigest, parseSalt } from "./hash/descriptor.ts";
 import type { OpenSystem } from "./open.ts";
 import {
@@ -94,7 +94,9 @@ class OpenVram implements Vram {
   /** Refuses after close; close waits for what was let in. */
   async #enter<T>(task: () => Promise<T>): Promise<T> {
     if (this.#closing.signal.aborted) throw closedError("this Vram");
-    const running = task();
+    const running = task().catch((thrown: unknown) => {
+      throw toVramError(thrown);
+    });
     const settled = running.catch(() => undefined);
     this.#inFlight.add(settled);
     void settled.then(() => this.#inFlight.delete(settled));

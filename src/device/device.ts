@@ -130,7 +130,7 @@ export interface Device {
   onLost(listener: (error: VramError) => void): void;
   memory(): Promise<DeviceMemory>;
   /** Opens and checks a source, in the process that will pump it. */
-  openSource(spec: SourceSpec, options: FormatOptions): Promise<OpenedSourceInfo>;
+  openSource(spec: SourceSpec, options: FormatOptions, signal?: AbortSignal): Promise<OpenedSourceInfo>;
   closeSource(sourceId: SourceId): Promise<void>;
   /** Allocates and maps read-only. Contents are undefined until uploaded. */
   allocate(byteLength: number): Promise<AllocationId>;

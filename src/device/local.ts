@@ -163,9 +163,9 @@ class OpenLocalDevice implements LocalDevice {
     );
   }
 
-  openSource(...[spec, options]: Parameters<Device["openSource"]>) {
+  openSource(...[spec, options, signal]: Parameters<Device["openSource"]>) {
     return this.#guard(async () => {
-      const source = await openSource(spec, options, this.#options.fs);
+      const source = await openSource(spec, options, this.#options.fs, signal);
       this.#lastId += 1;
       this.#sources.set(this.#lastId, source);
       return { ...source.info, sourceId: this.#lastId };

@@ -29,10 +29,16 @@ export interface Journal {
 export function createJournal(clock: Clock): Journal {
   const readers = new Set<JournalReader>();
   let seq = 0;
+  let timeMs = 0;
 
   const stamp = (body: EntryBody, durability: Entry["durability"]): Entry => {
     seq += 1;
-    return { ...body, seq, timeMs: clock.wallMs(), durability };
+    try {
+      timeMs = clock.wallMs();
+    } catch {
+      // What happened matters more than when: without a clock an entry has the time of the one before it.
+    }
+    return { ...body, seq, timeMs, durability };
   };
 
   const offer = (entry: Entry): Promise<void>[] => {

@@ -1,5 +1,5 @@
 /** The first stages of `seal-model.ts`: from a source to its bytes in VRAM. Each says how to undo what it did. */
-import { toHex } from "../bytes.ts";
+import { constantTimeEqual, fromHex, toHex } from "../bytes.ts";
 import type { AllocationId, UploadResult } from "../device/device.ts";
 import type { UndoStack } from "../dispose.ts";
 import { throwIfAborted, toVramError, VramError } from "../errors.ts";
@@ -19,7 +19,7 @@ export async function openAndClaim(
   claims: UndoStack,
 ): Promise<NamedSource> {
   throwIfAborted(request.signal);
-  const source = await worker.device.openSource(request.spec, request.format);
+  const source = await worker.device.openSource(request.spec, request.format, request.signal);
   claims.defer("source", () => worker.device.closeSource(source.sourceId));
   const { byteLength, format, tensors } = source;
   const shardName = request.name ?? cleanName(source.name);
@@ -71,7 +71,8 @@ export async function findExisting(
 }
 
 function requireOneDigest(named: readonly Shard[], source: NamedSource, digest: string): void {
-  if (named.every((shard) => shard.seal.digest === digest)) return;
+  const offered = fromHex(digest, 32, "digest");
+  if (named.every((shard) => constantTimeEqual(fromHex(shard.seal.digest, 32, "digest"), offered))) return;
   throw new VramError("NAME_CONFLICT", `the name ${source.shardName} belongs to a shard with another digest`, {
     details: { name: source.shardName, resident: named.map((shard) => shard.seal.digest), offered: digest },
   });

@@ -45,7 +45,11 @@ interface Member {
 /** Where a file is cut, and its digest as a whole if that was asked for. */
 async function planCut(system: System, worker: Worker, path: string, request: SetRequest) {
   const whole: SourceSpec = { kind: "path", path, roots: system.modelRoots };
-  const { sourceId, tensors, byteLength, identity, format } = await worker.device.openSource(whole, request.format);
+  const { sourceId, tensors, byteLength, identity, format } = await worker.device.openSource(
+    whole,
+    request.format,
+    request.signal,
+  );
   try {
     let digest = "";
     if (request.expected !== undefined) {

@@ -100,12 +100,12 @@ export async function stopWorker(system: System, worker: Worker, reason: string)
   if (worker.stopped !== undefined) return;
   worker.stopped = reason;
   // A state directory that cannot be written must not hide the mismatch that is being reported.
-  await system.state
-    .setStopped(worker.ref.uuid, { reason, stoppedAtMs: system.clock.wallMs() })
-    .catch((error: unknown) => {
-      const { message } = toVramError(error);
-      system.journal.note({ type: "entry_unrecorded", lost: "the worker's stop in the state directory", message });
-    });
+  try {
+    await system.state.setStopped(worker.ref.uuid, { reason, stoppedAtMs: system.clock.wallMs() });
+  } catch (error) {
+    const { message } = toVramError(error);
+    system.journal.note({ type: "entry_unrecorded", lost: "the worker's stop in the state directory", message });
+  }
   await system.journal.appendAnyway({ type: "worker_stopped", device: worker.ref, reason });
 }
 

@@ -6,7 +6,12 @@
  * Lengths are u64 read as numbers: above 2^53 they are rounded, but never below 2^53, so every comparison with a size
  * that exists still refuses them.
  */
+import { isUtf8 } from "node:buffer";
+import { assert } from "../assert.ts";
 import { malformed } from "./tensors.ts";
+
+/** The length field of a string. */
+const LENGTH_BYTES = 8;
 
 /** Not an error of the file: the caller holds too few of its first bytes. Caught in gguf.ts, never seen outside. */
 export class PrefixTooShort extends Error {
@@ -19,14 +24,14 @@ export class PrefixTooShort extends Error {
 }
 
 export class Cursor {
-  readonly #prefix: Uint8Array;
+  readonly #prefix: Buffer;
   readonly #view: DataView;
   readonly #fileByteLength: number;
   readonly #maxHeaderBytes: number;
   #offset = 0;
 
   constructor(prefix: Uint8Array, fileByteLength: number, maxHeaderBytes: number) {
-    this.#prefix = prefix;
+    this.#prefix = Buffer.from(prefix.buffer, prefix.byteOffset, prefix.byteLength);
     this.#view = new DataView(prefix.buffer, prefix.byteOffset, prefix.byteLength);
     this.#fileByteLength = fileByteLength;
     this.#maxHeaderBytes = maxHeaderBytes;
@@ -63,10 +68,50 @@ export class Cursor {
     this.#offset += byteLength;
   }
 
-  /** The next `byteLength` bytes, not copied. */
-  bytes(byteLength: number): Uint8Array {
+  /** Goes back to an offset it has passed. */
+  rewind(offset: number): void {
+    assert(offset <= this.#offset, "the cursor goes back to where it was");
+    this.#offset = offset;
+  }
+
+  /** Passes the next `byteLength` bytes; whether they are UTF-8. */
+  passUtf8(byteLength: number): boolean {
     this.skip(byteLength);
-    return this.#prefix.subarray(this.#offset - byteLength, this.#offset);
+    return isUtf8(this.#prefix.subarray(this.#offset - byteLength, this.#offset));
+  }
+
+  /** The text of the next `byteLength` bytes, or undefined if they are no UTF-8. */
+  text(byteLength: number): string | undefined {
+    const start = this.#offset;
+    this.skip(byteLength);
+    let ascii = true;
+    for (let index = start; index < this.#offset && ascii; index += 1) ascii = this.#view.getUint8(index) < 0x80;
+    // Names are nearly always ASCII: no view and no second string for them.
+    if (ascii) return this.#prefix.toString("latin1", start, this.#offset);
+    return isUtf8(this.#prefix.subarray(start, this.#offset))
+      ? this.#prefix.toString("utf8", start, this.#offset)
+      : undefined;
+  }
+
+  /**
+   * The first of the strings at `offsets` that repeats one before it, as the offset of its length. All were passed.
+   * Sorting takes O(n log n) whatever the strings are, and 16 bytes for each; text in a set would take as much again as
+   * the header.
+   */
+  firstRepeated(offsets: Float64Array): number | undefined {
+    const sorted = offsets.toSorted((a, b) => this.#compareStrings(a, b) || a - b);
+    let first: number | undefined;
+    let before: number | undefined;
+    for (const at of sorted) {
+      if (before !== undefined && this.#compareStrings(before, at) === 0) first = Math.min(first ?? at, at);
+      before = at;
+    }
+    return first;
+  }
+
+  /** The bytes of a string that was passed, not copied; `at` is the offset of its length. */
+  stringAt(at: number): Buffer {
+    return this.#prefix.subarray(at + LENGTH_BYTES, this.#stringEnd(at));
   }
 
   u8(): number {
@@ -83,5 +128,14 @@ export class Cursor {
   u64(): number {
     const low = this.u32();
     return low + this.u32() * 2 ** 32;
+  }
+
+  /** Orders two strings that were passed, by the offsets of their lengths: 0 if they hold the same bytes. */
+  #compareStrings(a: number, b: number): number {
+    return this.#prefix.compare(this.#prefix, b, this.#stringEnd(b), a, this.#stringEnd(a));
+  }
+
+  #stringEnd(at: number): number {
+    return at + LENGTH_BYTES + Number(this.#view.getBigUint64(at, true));
   }
 }

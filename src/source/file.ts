@@ -141,6 +141,11 @@ function readable(handle: FileDescriptor, stats: BigIntStats, path: string): Rea
   const identity = identityOf(stats);
   const changed = (what: string): VramError =>
     new VramError("SOURCE_CHANGED", `${path}: ${what}`, { details: { path } });
+  const failed = (what: string, error: unknown, details: object = {}): VramError =>
+    new VramError("SOURCE_READ_FAILED", `${path}: ${what} failed (${errnoOf(error) || "unknown"})`, {
+      cause: causeOf(error),
+      details: { path, ...details },
+    });
   let open = true;
   return {
     identity,
@@ -153,10 +158,7 @@ function readable(handle: FileDescriptor, stats: BigIntStats, path: string): Rea
         const { bytesRead } = await handle
           .read(into, filled, wanted - filled, position + filled)
           .catch((error: unknown) => {
-            throw new VramError("SOURCE_READ_FAILED", `${path}: reading failed (${errnoOf(error) || "unknown"})`, {
-              cause: causeOf(error),
-              details: { path, position: position + filled },
-            });
+            throw failed("reading", error, { position: position + filled });
           });
         if (bytesRead === 0) throw changed("it became shorter while it was being read");
         filled += bytesRead;
@@ -164,14 +166,19 @@ function readable(handle: FileDescriptor, stats: BigIntStats, path: string): Rea
       return filled;
     },
     requireUnchanged: async () => {
-      if (!sameIdentity(identity, identityOf(await handle.stat({ bigint: true })))) {
+      const now = await handle.stat({ bigint: true }).catch((error: unknown) => {
+        throw failed("asking whether it changed", error);
+      });
+      if (!sameIdentity(identity, identityOf(now))) {
         throw changed("its size, times or identity changed while it was being read");
       }
     },
     close: async () => {
       if (!open) return;
       open = false;
-      await handle.close();
+      await handle.close().catch((error: unknown) => {
+        throw failed("closing", error);
+      });
     },
   };
 }

@@ -9,16 +9,16 @@
  * Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. It wants alignments to be multiples of 8; like
  * llama.cpp `ggml/src/gguf.cpp`, this reader takes every power of two.
  */
-import { isUtf8 } from "node:buffer";
 import type { Cursor } from "./cursor.ts";
 import { quoted } from "./layout.ts";
 import { malformed } from "./tensors.ts";
 
+const ALIGNMENT_KEY = Buffer.from("general.alignment");
 const DEFAULT_ALIGNMENT = 32;
 const ALIGNMENT_MAX = 1024 * 1024;
 /** Key length: 8, one byte, value type: 4, one byte of value. */
 const ENTRY_BYTES_MIN = 8 + 1 + 4 + 1;
-/** Entries of the metadata: models have about 50. 65,536 × about 100 bytes of set = 6.5 MB. */
+/** Entries of the metadata: models have about 50. 65,536 × 8 bytes of offsets, twice, = 1 MB. */
 const METADATA_COUNT = 65_536;
 const KEY_BYTES = 65_535;
 const ARRAY_DEPTH_MAX = 4;
@@ -31,38 +31,49 @@ const ARRAY = 9;
 
 const refuse = (rule: string, offset: number, what: string): Error => malformed("gguf", rule, offset, what);
 
-/** Passes the metadata; returns `general.alignment`, the one value that places tensors. */
-export function readMetadata(cursor: Cursor): number {
+/** What is kept of the metadata. */
+export interface Metadata {
+  /** `general.alignment`, the one value that places tensors. */
+  readonly alignment: number;
+  /** Offsets of the keys' lengths: text of every key could take as much again as the header. */
+  readonly keysAt: Float64Array;
+}
+
+/** Passes the metadata. That no key occurs twice is for `requireDistinctKeys` to see. */
+export function readMetadata(cursor: Cursor): Metadata {
   const countAt = cursor.offset;
   const count = cursor.u64();
   if (count > METADATA_COUNT) throw refuse("metadata-count", countAt, `more than ${METADATA_COUNT} metadata entries`);
   cursor.requireCount(count, ENTRY_BYTES_MIN, "metadata-count", countAt);
   let alignment = DEFAULT_ALIGNMENT;
-  const keys = new Set<string>();
+  const keysAt = new Float64Array(count);
   for (let index = 0; index < count; index += 1) {
-    const key = readKey(cursor, keys);
+    keysAt[index] = cursor.offset;
+    const isAlignment = passKey(cursor);
     const typeAt = cursor.offset;
     const type = cursor.u32();
     const bytesMin = requireValueType(type, typeAt);
-    if (key === "general.alignment") alignment = readAlignment(cursor, type, typeAt);
+    if (isAlignment) alignment = readAlignment(cursor, type, typeAt);
     else skipValues(cursor, type, bytesMin, 1, 0);
   }
-  return alignment;
+  return { alignment, keysAt };
 }
 
-/** A key as Latin-1 text: one character for each byte, so that distinct bytes stay distinct and take no more memory. */
-function readKey(cursor: Cursor, keys: Set<string>): string {
+/** Refuses a key that repeats one before it. */
+export function requireDistinctKeys(cursor: Cursor, { keysAt }: Metadata): void {
+  const at = cursor.firstRepeated(keysAt);
+  if (at === undefined) return;
+  throw refuse("duplicate-key", at, `the metadata key ${quoted(cursor.stringAt(at).toString())} occurs twice`);
+}
+
+/** Passes a key; whether it is `general.alignment`. */
+function passKey(cursor: Cursor): boolean {
   const at = cursor.offset;
   const byteLength = cursor.u64();
   if (byteLength === 0) throw refuse("key-empty", at, "a metadata key is empty");
   if (byteLength > KEY_BYTES) throw refuse("key-too-long", at, `a metadata key of more than ${KEY_BYTES} bytes`);
-  const bytes = cursor.bytes(byteLength);
-  if (!isUtf8(bytes)) throw refuse("utf8-invalid", at, "a metadata key is not valid UTF-8");
-  const key = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
-  if (keys.has(key))
-    throw refuse("duplicate-key", at, `the metadata key ${quoted(Buffer.from(bytes).toString())} occurs twice`);
-  keys.add(key);
-  return key;
+  if (!cursor.passUtf8(byteLength)) throw refuse("utf8-invalid", at, "a metadata key is not valid UTF-8");
+  return byteLength === ALIGNMENT_KEY.byteLength && ALIGNMENT_KEY.equals(cursor.stringAt(at));
 }
 
 function readAlignment(cursor: Cursor, type: number, typeAt: number): number {

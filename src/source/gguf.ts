@@ -4,7 +4,8 @@
  *
  * Threat model: the file is hostile. Counts are checked against the file before a loop starts, lengths before the cursor
  * moves, sizes for overflow, tensors for overlap. Every refusal is `MODEL_MALFORMED` with a rule and an offset. Work is
- * linear in the header plus one sort; nothing is allocated by a claimed size.
+ * linear in the header plus its sorts; nothing is allocated by a claimed size. Tensor infos are passed for their lengths
+ * first and read once all of them are at hand, so that memory holds one table, never a dozen begun and given up.
  *
  * The header's length stands nowhere in the file, so a short prefix is answered by `need`, at least doubling: all
  * retries together parse at most twice the final prefix.
@@ -12,27 +13,43 @@
  * Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; llama.cpp `ggml/src/gguf.cpp`. Unlike
  * there, names of up to 1024 bytes are accepted, and gaps between tensors.
  */
-import { isUtf8 } from "node:buffer";
 import { assert, requireInteger } from "../assert.ts";
 import { roundUp } from "../bytes.ts";
 import { LIMITS } from "../limits.ts";
 import { Cursor, PrefixTooShort } from "./cursor.ts";
 import type { GgmlType } from "./ggml-types.ts";
 import { GGML_TYPES } from "./ggml-types.ts";
-import { readMetadata } from "./gguf-metadata.ts";
-import type { PlacedTensor } from "./layout.ts";
-import { checkedProduct, elementCount, quoted, requireTensorCount, requireTensorName, sortByOffset } from "./layout.ts";
-import type { HeaderParse } from "./tensors.ts";
+import { readMetadata, requireDistinctKeys } from "./gguf-metadata.ts";
+import type { TensorTable } from "./layout.ts";
+import {
+  checkedProduct,
+  elementCount,
+  quoted,
+  requireNameBytes,
+  requireTensorCount,
+  requireTensorName,
+  sortedByOffset,
+  whereIsPlaced,
+} from "./layout.ts";
+import type { HeaderParse, Tensor } from "./tensors.ts";
 import { malformed } from "./tensors.ts";
 
 const MAGIC = 0x46554747;
 /** Name length: 8, one byte, rank: 4, no extents, type: 4, offset: 8. */
 const TENSOR_BYTES_MIN = 8 + 1 + 4 + 4 + 8;
 const RANK_MAX = 4;
-
-const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const EXTENT_BYTES = 8;
+const TYPE_BYTES = 4;
+const OFFSET_BYTES = 8;
 
 const refuse = (rule: string, offset: number, what: string): Error => malformed("gguf", rule, offset, what);
+
+/** Where the tensors' data may lie: absolute file offsets. */
+interface DataSection {
+  readonly alignment: number;
+  readonly start: number;
+  readonly end: number;
+}
 
 /**
  * The tensor table of the file that begins with `prefix` and has `fileByteLength` bytes, in the order of the data; or
@@ -61,16 +78,48 @@ function readHeader(cursor: Cursor, fileByteLength: number): HeaderParse {
   const tensorCountAt = cursor.offset;
   const tensorCount = cursor.u64();
   requireTensorCount("gguf", tensorCount, tensorCountAt);
-  const alignment = readMetadata(cursor);
+  const metadata = readMetadata(cursor);
   cursor.requireCount(tensorCount, TENSOR_BYTES_MIN, "tensor-count", tensorCountAt);
-  const names = new Set<string>();
-  const infos: PlacedTensor[] = [];
-  for (let index = 0; index < tensorCount; index += 1) infos.push(readTensorInfo(cursor, names, alignment));
-  const dataStart = roundUp(cursor.offset, alignment);
-  const tensors = infos.map((info) => place(info, dataStart, fileByteLength));
-  sortByOffset(tensors);
-  requireDisjoint(tensors);
-  return { kind: "complete", headerByteLength: cursor.offset, tensors: tensors.map(({ tensor }) => tensor) };
+  const infosAt = cursor.offset;
+  const namesAt = new Float64Array(tensorCount);
+  let nameBytes = 0;
+  for (let index = 0; index < tensorCount; index += 1) {
+    const at = cursor.offset;
+    namesAt[index] = at;
+    nameBytes += passTensorInfo(cursor);
+    requireNameBytes("gguf", nameBytes, at);
+  }
+  const headerByteLength = cursor.offset;
+  // All bytes of the header are at hand. Only offsets were kept so far: a retry with a longer prefix leaves no garbage.
+  requireDistinctKeys(cursor, metadata);
+  requireDistinctNames(cursor, namesAt);
+  cursor.rewind(infosAt);
+  const { alignment } = metadata;
+  const data: DataSection = { alignment, start: roundUp(headerByteLength, alignment), end: fileByteLength };
+  const tensors = readTensors(cursor, tensorCount, data);
+  return { kind: "complete", headerByteLength, tensors };
+}
+
+/** Passes one tensor info, looking only at what its length depends on. Returns the bytes of its name. */
+function passTensorInfo(cursor: Cursor): number {
+  const byteLength = nameByteLength(cursor);
+  cursor.skip(byteLength);
+  cursor.skip(readRank(cursor) * EXTENT_BYTES + TYPE_BYTES + OFFSET_BYTES);
+  return byteLength;
+}
+
+function requireDistinctNames(cursor: Cursor, namesAt: Float64Array): void {
+  const at = cursor.firstRepeated(namesAt);
+  if (at === undefined) return;
+  throw refuse("duplicate-name", at, `the name ${quoted(cursor.stringAt(at).toString())} occurs twice`);
+}
+
+function readTensors(cursor: Cursor, count: number, data: DataSection): readonly Tensor[] {
+  const table: TensorTable = { tensors: [], placedAt: [] };
+  for (let index = 0; index < count; index += 1) readTensorInfo(cursor, data, table);
+  const tensors = sortedByOffset(table);
+  requireDisjoint(tensors, table);
+  return tensors;
 }
 
 function requireVersion(cursor: Cursor): void {
@@ -84,15 +133,13 @@ function requireVersion(cursor: Cursor): void {
   if (version !== 2 && version !== 3) throw refuse("version-unsupported", at, `version ${version} is not 2 or 3`);
 }
 
-/** One tensor info; its `offset` still counts from the start of the data. */
-function readTensorInfo(cursor: Cursor, names: Set<string>, alignment: number): PlacedTensor {
-  const name = readTensorName(cursor, names);
-  const rankAt = cursor.offset;
-  const rank = cursor.u32();
-  if (rank > RANK_MAX)
-    throw refuse("rank-too-large", rankAt, `tensor ${quoted(name)} has more than ${RANK_MAX} extents`);
+/** Adds one tensor to `table`. */
+function readTensorInfo(cursor: Cursor, data: DataSection, table: TensorTable): void {
+  const name = readTensorName(cursor);
+  const rank = readRank(cursor);
   const shapeAt = cursor.offset;
-  const shape = Array.from({ length: rank }, () => readExtent(cursor, name));
+  const shape = new Array<number>(rank).fill(0);
+  for (let index = 0; index < rank; index += 1) shape[index] = readExtent(cursor, name);
   const typeAt = cursor.offset;
   const typeId = cursor.u32();
   const type = GGML_TYPES.get(typeId);
@@ -101,11 +148,30 @@ function readTensorInfo(cursor: Cursor, names: Set<string>, alignment: number): 
   }
   const byteLength = requireByteLength(name, type, shape, shapeAt);
   const at = cursor.offset;
+  const offset = readOffset(cursor, name, byteLength, data);
+  table.tensors.push({ name, dtype: type.name, shape, offset, byteLength });
+  table.placedAt.push(at);
+}
+
+function readRank(cursor: Cursor): number {
+  const at = cursor.offset;
+  const rank = cursor.u32();
+  if (rank > RANK_MAX) throw refuse("rank-too-large", at, `a tensor has more than ${RANK_MAX} extents`);
+  return rank;
+}
+
+/** The offset of the tensor in the file. */
+function readOffset(cursor: Cursor, name: string, byteLength: number, data: DataSection): number {
+  const at = cursor.offset;
   const offset = cursor.u64();
-  if (offset % alignment !== 0) {
-    throw refuse("offset-misaligned", at, `the offset of tensor ${quoted(name)} is no multiple of ${alignment}`);
+  if (offset % data.alignment !== 0) {
+    throw refuse("offset-misaligned", at, `the offset of tensor ${quoted(name)} is no multiple of ${data.alignment}`);
   }
-  return { tensor: { name, dtype: type.name, shape, offset, byteLength }, at };
+  // Subtractions only: a sum of two figures of the file could round.
+  if (byteLength > data.end - data.start - offset) {
+    throw refuse("tensor-outside-file", at, `tensor ${quoted(name)} reaches behind the file`);
+  }
+  return data.start + offset;
 }
 
 function readExtent(cursor: Cursor, name: string): number {
@@ -117,18 +183,20 @@ function readExtent(cursor: Cursor, name: string): number {
   return extent;
 }
 
-function readTensorName(cursor: Cursor, names: Set<string>): string {
+function nameByteLength(cursor: Cursor): number {
   const at = cursor.offset;
   const byteLength = cursor.u64();
   if (byteLength > LIMITS.nameBytes) {
     throw refuse("name-too-long", at, `a tensor name of more than ${LIMITS.nameBytes} bytes`);
   }
-  const bytes = cursor.bytes(byteLength);
-  if (!isUtf8(bytes)) throw refuse("utf8-invalid", at, "a tensor name is not valid UTF-8");
-  const name = decoder.decode(bytes);
+  return byteLength;
+}
+
+function readTensorName(cursor: Cursor): string {
+  const at = cursor.offset;
+  const name = cursor.text(nameByteLength(cursor));
+  if (name === undefined) throw refuse("utf8-invalid", at, "a tensor name is not valid UTF-8");
   requireTensorName("gguf", name, at);
-  if (names.has(name)) throw refuse("duplicate-name", at, `the name ${quoted(name)} occurs twice`);
-  names.add(name);
   return name;
 }
 
@@ -146,21 +214,14 @@ function requireByteLength(name: string, type: GgmlType, shape: readonly number[
   return byteLength;
 }
 
-/** The tensor with its offset in the file. */
-function place({ tensor, at }: PlacedTensor, dataStart: number, fileByteLength: number): PlacedTensor {
-  // Subtractions only: a sum of two figures of the file could round.
-  if (tensor.byteLength > fileByteLength - dataStart - tensor.offset) {
-    throw refuse("tensor-outside-file", at, `tensor ${quoted(tensor.name)} reaches behind the file`);
-  }
-  return { tensor: { ...tensor, offset: dataStart + tensor.offset }, at };
-}
-
-/** Refuses overlaps. `tensors` are sorted by offset; zero-size tensors overlap nothing. */
-function requireDisjoint(tensors: readonly PlacedTensor[]): void {
+/** Refuses overlaps. `tensors` are those of `table`, sorted by offset; zero-size tensors overlap nothing. */
+function requireDisjoint(tensors: readonly Tensor[], table: TensorTable): void {
   let end = 0;
-  for (const { tensor, at } of tensors) {
+  for (const tensor of tensors) {
     if (tensor.byteLength === 0) continue;
-    if (tensor.offset < end) throw refuse("overlap", at, `tensor ${quoted(tensor.name)} overlaps the one before it`);
+    if (tensor.offset < end) {
+      throw refuse("overlap", whereIsPlaced(table, tensor), `tensor ${quoted(tensor.name)} overlaps the one before it`);
+    }
     end = tensor.offset + tensor.byteLength;
   }
 }

@@ -39,6 +39,9 @@ const isLowSurrogate = (unit: number): boolean => unit >= 0xdc00 && unit <= 0xdf
 
 const refuse = (rule: string, offset: number, what: string): Error => malformed("safetensors", rule, offset, what);
 
+const tooLong = (rule: string, at: number, byteLimit: number): Error =>
+  refuse(rule, at, `a string of more than ${byteLimit} bytes`);
+
 /** The text of a string whose escapes were checked. */
 const resolveEscapes = (raw: string): string =>
   raw.replace(/\\(?:u(.{4})|(.))/gu, (_, hex: string | undefined, simple: string) =>
@@ -47,16 +50,18 @@ const resolveEscapes = (raw: string): string =>
 
 /** Where the raw bytes of a checked string lie, and what they hold. */
 interface ScannedString {
-  readonly start: number;
-  readonly end: number;
-  readonly ascii: boolean;
-  readonly escaped: boolean;
+  start: number;
+  end: number;
+  ascii: boolean;
+  escaped: boolean;
 }
 
 /** Reads tokens from `bytes`, whose index is the file offset. */
 export class JsonHeader {
   readonly #bytes: Buffer;
   #offset: number;
+  /** The string scanned last: one object, because a header has more strings than anything else. */
+  readonly #scanned: ScannedString = { start: 0, end: 0, ascii: true, escaped: false };
 
   /** `bytes` is the file from its start to the end of the header; reading begins at `offset`. */
   constructor(bytes: Uint8Array, offset: number) {
@@ -75,25 +80,31 @@ export class JsonHeader {
     if (!this.#accept(token)) throw this.#unexpected(`"${token}"`);
   }
 
-  /** Walks `open item, item, … close`; yields the offset of each item, which the caller reads before it goes on. */
-  *items(open: string, close: string): Generator<number, void> {
+  /**
+   * Begins the walk of `open item, item, … close`: the offset of the first item, or undefined when there is none. The
+   * caller reads an item before it goes on with `following`. No generator: its objects would be half of a parse's garbage.
+   */
+  first(open: string, close: string): number | undefined {
     this.expect(open);
-    if (this.#accept(close)) return;
-    do {
-      yield this.next();
-    } while (this.#accept(","));
+    return this.#accept(close) ? undefined : this.next();
+  }
+
+  /** The offset of the item behind the one just read, or undefined at `close`, which it takes. */
+  following(close: string): number | undefined {
+    if (this.#accept(",")) return this.next();
     this.expect(close);
+    return undefined;
   }
 
   /** A string of at most `byteLimit` bytes of UTF-8, escapes resolved; `rule` refuses a longer one. */
   string(byteLimit: number, rule: string): string {
     const at = this.next();
-    const { start, end, ascii, escaped } = this.#scanString();
-    const tooLong = (): Error => refuse(rule, at, `a string of more than ${byteLimit} bytes`);
-    if (end - start > byteLimit * BYTES_PER_ESCAPE) throw tooLong();
+    this.#scanString();
+    const { start, end, ascii, escaped } = this.#scanned;
+    if (end - start > byteLimit * BYTES_PER_ESCAPE) throw tooLong(rule, at, byteLimit);
     const raw = ascii ? this.#bytes.toString("latin1", start, end) : decoder.decode(this.#bytes.subarray(start, end));
     const text = escaped ? resolveEscapes(raw) : raw;
-    if (Buffer.byteLength(text) > byteLimit) throw tooLong();
+    if (Buffer.byteLength(text) > byteLimit) throw tooLong(rule, at, byteLimit);
     return text;
   }
 
@@ -148,8 +159,8 @@ export class JsonHeader {
     return refuse("json-syntax", this.#offset, `byte 0x${byte.toString(16)} stands where ${expected} should`);
   }
 
-  /** Checks the string at the offset and moves behind it. */
-  #scanString(): ScannedString {
+  /** Checks the string at the offset, notes it in `#scanned`, and moves behind it. */
+  #scanString(): void {
     this.expect('"');
     const start = this.#offset;
     let ascii = true;
@@ -170,7 +181,10 @@ export class JsonHeader {
       throw refuse("utf8-invalid", start, "a string is not valid UTF-8");
     }
     this.#offset += 1;
-    return { start, end, ascii, escaped };
+    this.#scanned.start = start;
+    this.#scanned.end = end;
+    this.#scanned.ascii = ascii;
+    this.#scanned.escaped = escaped;
   }
 
   /** Moves behind one escape; a high surrogate and the low one that must follow it count as one. */

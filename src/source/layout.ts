@@ -5,16 +5,22 @@
  * Threat model: every number and every name comes from the file. Products are checked; names are refused where two
  * readers could see two different names (a C reader stops at NUL).
  */
+import { present } from "../assert.ts";
 import { printable } from "../bytes.ts";
 import { LIMITS } from "../limits.ts";
 import type { SourceFormat, Tensor } from "./tensors.ts";
 import { malformed } from "./tensors.ts";
 
-/** A tensor and the file offset of the header field that places it: what a refusal points at. */
-export interface PlacedTensor {
-  readonly tensor: Tensor;
-  readonly at: number;
+/** The tensors in the order of the header, and beside them the file offsets of the fields that place them. */
+export interface TensorTable {
+  readonly tensors: Tensor[];
+  /** What a refusal points at. Apart from the tensors: an object for each pair would take 32 bytes more. */
+  readonly placedAt: number[];
 }
+
+/** The offset of the field that places `tensor`, for a refusal. */
+export const whereIsPlaced = ({ tensors, placedAt }: TensorTable, tensor: Tensor): number =>
+  present(placedAt[tensors.indexOf(tensor)], "a tensor of the table");
 
 /** Characters of a name that a message shows. */
 const SHOWN_CHARACTERS = 64;
@@ -63,7 +69,14 @@ export function requireTensorCount(format: SourceFormat, count: number, at: numb
   }
 }
 
-/** Sorts by data offset; at one offset the zero-size tensors come first. O(n log n), stable. */
-export function sortByOffset(placed: PlacedTensor[]): void {
-  placed.sort((a, b) => a.tensor.offset - b.tensor.offset || a.tensor.byteLength - b.tensor.byteLength);
+/** Refuses names that together take more than `LIMITS.tensorNameBytes`; `byteLength` with the one at `at`. */
+export function requireNameBytes(format: SourceFormat, byteLength: number, at: number): void {
+  if (byteLength > LIMITS.tensorNameBytes) {
+    throw malformed(format, "names-too-long", at, `tensor names of more than ${LIMITS.tensorNameBytes} bytes in all`);
+  }
+}
+
+/** In the order of the data; at one offset the zero-size tensors come first. O(n log n), stable. */
+export function sortedByOffset({ tensors }: TensorTable): Tensor[] {
+  return tensors.toSorted((a, b) => a.offset - b.offset || a.byteLength - b.byteLength);
 }

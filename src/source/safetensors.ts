@@ -13,9 +13,18 @@
 import { assert, requireInteger } from "../assert.ts";
 import { LIMITS } from "../limits.ts";
 import { JsonHeader } from "./json-header.ts";
-import type { PlacedTensor } from "./layout.ts";
-import { checkedProduct, elementCount, quoted, requireTensorCount, requireTensorName, sortByOffset } from "./layout.ts";
-import type { HeaderParse } from "./tensors.ts";
+import type { TensorTable } from "./layout.ts";
+import {
+  checkedProduct,
+  elementCount,
+  quoted,
+  requireNameBytes,
+  requireTensorCount,
+  requireTensorName,
+  sortedByOffset,
+  whereIsPlaced,
+} from "./layout.ts";
+import type { HeaderParse, Tensor } from "./tensors.ts";
 import { malformed } from "./tensors.ts";
 
 /** The header length field. */
@@ -28,6 +37,8 @@ const METADATA_KEY_BYTES = 65_535;
 const WORD_BYTES = 16;
 /** numpy 2 and PyTorch stop at 64 dimensions. */
 const RANK_MAX = 64;
+/** Extents of all tensors: two bytes of the header (`1,`) take eight in memory. Eight a tensor = 4 MiB. */
+const EXTENT_COUNT = 8 * LIMITS.tensorCount;
 
 interface Dtype {
   readonly name: string;
@@ -69,6 +80,14 @@ interface DataSection {
   readonly end: number;
 }
 
+/** The table as it is read. */
+interface Table extends TensorTable {
+  /** Extents of all shapes so far. */
+  extentCount: number;
+  /** Where a shape is collected: an array of its own that grows would be most of a parse's garbage. */
+  readonly extents: number[];
+}
+
 /** A member of a tensor entry and the offset of its value. */
 interface Field<T> {
   readonly at: number;
@@ -98,19 +117,21 @@ export function parseSafetensors(
   if (prefix.byteLength < headerByteLength) return { kind: "need", byteLength: headerByteLength };
 
   const data: DataSection = { start: headerByteLength, end: fileByteLength };
-  const tensors = readHeader(prefix.subarray(0, headerByteLength), data);
-  sortByOffset(tensors);
-  requireContiguous(tensors, data);
-  return { kind: "complete", headerByteLength, tensors: tensors.map(({ tensor }) => tensor) };
+  const table = readHeader(prefix.subarray(0, headerByteLength), data);
+  const tensors = sortedByOffset(table);
+  requireContiguous(tensors, table, data);
+  return { kind: "complete", headerByteLength, tensors };
 }
 
-function readHeader(bytes: Uint8Array, data: DataSection): PlacedTensor[] {
+function readHeader(bytes: Uint8Array, data: DataSection): TensorTable {
   if (bytes[LENGTH_BYTES] !== OPENING_BRACE)
     throw refuse("header-start", LENGTH_BYTES, 'the header must begin with "{"');
   const json = new JsonHeader(bytes, LENGTH_BYTES);
   const names = new Set<string>();
-  const tensors: PlacedTensor[] = [];
-  for (const at of json.items("{", "}")) {
+  let nameBytes = 0;
+  const extents = new Array<number>(RANK_MAX).fill(0);
+  const table: Table = { tensors: [], placedAt: [], extentCount: 0, extents };
+  for (let at = json.first("{", "}"); at !== undefined; at = json.following("}")) {
     const name = json.string(LIMITS.nameBytes, "name-too-long");
     if (names.has(name)) throw refuse("duplicate-name", at, `the name ${quoted(name)} occurs twice`);
     names.add(name);
@@ -119,18 +140,20 @@ function readHeader(bytes: Uint8Array, data: DataSection): PlacedTensor[] {
       readMetadata(json);
     } else {
       requireTensorName("safetensors", name, at);
-      requireTensorCount("safetensors", tensors.length + 1, at);
-      tensors.push(readTensor(json, name, data));
+      nameBytes += Buffer.byteLength(name);
+      requireNameBytes("safetensors", nameBytes, at);
+      requireTensorCount("safetensors", table.tensors.length + 1, at);
+      readTensor(json, name, data, table);
     }
   }
   json.end();
-  return tensors;
+  return table;
 }
 
 /** Checks the string→string map; its values are not kept. */
 function readMetadata(json: JsonHeader): void {
   const keys = new Set<string>();
-  for (const at of json.items("{", "}")) {
+  for (let at = json.first("{", "}"); at !== undefined; at = json.following("}")) {
     const key = json.string(METADATA_KEY_BYTES, "metadata-key-too-long");
     if (keys.has(key)) throw refuse("duplicate-key", at, `the metadata key ${quoted(key)} occurs twice`);
     keys.add(key);
@@ -140,21 +163,23 @@ function readMetadata(json: JsonHeader): void {
   }
 }
 
-function readTensor(json: JsonHeader, name: string, data: DataSection): PlacedTensor {
+/** Adds one tensor to `table`. */
+function readTensor(json: JsonHeader, name: string, data: DataSection, table: Table): void {
   const entryAt = json.next();
   let dtype: Dtype | undefined;
   let shape: Field<number[]> | undefined;
   let offsets: Field<readonly [begin: number, end: number]> | undefined;
-  const seen: string[] = [];
-  for (const keyAt of json.items("{", "}")) {
+  for (let keyAt = json.first("{", "}"); keyAt !== undefined; keyAt = json.following("}")) {
     const key = json.string(WORD_BYTES, "field-unknown");
-    if (seen.includes(key))
-      throw refuse("duplicate-key", keyAt, `tensor ${quoted(name)} has the field ${quoted(key)} twice`);
-    seen.push(key);
+    const isTwice =
+      (key === "dtype" && dtype !== undefined) ||
+      (key === "shape" && shape !== undefined) ||
+      (key === "data_offsets" && offsets !== undefined);
+    if (isTwice) throw refuse("duplicate-key", keyAt, `tensor ${quoted(name)} has the field ${quoted(key)} twice`);
     json.expect(":");
     const at = json.next();
     if (key === "dtype") dtype = readDtype(json, name, at);
-    else if (key === "shape") shape = { at, value: readShape(json) };
+    else if (key === "shape") shape = { at, value: readShape(json, table) };
     else if (key === "data_offsets") offsets = { at, value: readOffsets(json) };
     else throw refuse("field-unknown", keyAt, `tensor ${quoted(name)} has the unknown field ${quoted(key)}`);
   }
@@ -171,8 +196,9 @@ function readTensor(json: JsonHeader, name: string, data: DataSection): PlacedTe
     const claim = `takes ${sizeByShape} bytes by dtype and shape, ${end - begin} by data_offsets`;
     throw refuse("size-mismatch", offsets.at, `tensor ${quoted(name)} ${claim}`);
   }
-  const tensor = { name, dtype: dtype.name, shape: shape.value, offset: data.start + begin, byteLength: end - begin };
-  return { tensor, at: offsets.at };
+  const offset = data.start + begin;
+  table.tensors.push({ name, dtype: dtype.name, shape: shape.value, offset, byteLength: end - begin });
+  table.placedAt.push(offsets.at);
 }
 
 function readDtype(json: JsonHeader, name: string, at: number): Dtype {
@@ -183,14 +209,18 @@ function readDtype(json: JsonHeader, name: string, at: number): Dtype {
   return dtype;
 }
 
-function readShape(json: JsonHeader): number[] {
-  const shape: number[] = [];
-  for (const at of json.items("[", "]")) {
-    if (shape.length === RANK_MAX) throw refuse("rank-too-large", at, `a shape of more than ${RANK_MAX} extents`);
-    shape.push(json.integer());
+function readShape(json: JsonHeader, table: Table): number[] {
+  const { extents } = table;
+  let rank = 0;
+  for (let at = json.first("[", "]"); at !== undefined; at = json.following("]")) {
+    if (rank === RANK_MAX) throw refuse("rank-too-large", at, `a shape of more than ${RANK_MAX} extents`);
+    if (table.extentCount === EXTENT_COUNT)
+      throw refuse("extent-count", at, `more than ${EXTENT_COUNT} extents in all`);
+    extents[rank] = json.integer();
+    rank += 1;
+    table.extentCount += 1;
   }
-  // A copy of exact length: an array grown by `push` keeps room for 17 elements, which a million tensors would pay for.
-  return shape.slice();
+  return extents.slice(0, rank);
 }
 
 function readOffsets(json: JsonHeader): readonly [begin: number, end: number] {
@@ -213,13 +243,17 @@ function requireByteLength(name: string, dtype: Dtype, shape: Field<readonly num
   return bits / 8;
 }
 
-/** Refuses overlaps, holes, and data that no tensor names. `tensors` are sorted by offset. */
-function requireContiguous(tensors: readonly PlacedTensor[], data: DataSection): void {
+/** Refuses overlaps, holes, and data that no tensor names. `tensors` are those of `table`, sorted by offset. */
+function requireContiguous(tensors: readonly Tensor[], table: TensorTable, data: DataSection): void {
   let end = data.start;
-  for (const { tensor, at } of tensors) {
-    if (tensor.offset < end) throw refuse("overlap", at, `tensor ${quoted(tensor.name)} overlaps the one before it`);
-    if (tensor.offset > end)
-      throw refuse("hole", at, `${tensor.offset - end} bytes before tensor ${quoted(tensor.name)}`);
+  for (const tensor of tensors) {
+    if (tensor.offset !== end) {
+      const [rule, what] =
+        tensor.offset < end
+          ? ["overlap", `tensor ${quoted(tensor.name)} overlaps the one before it`]
+          : ["hole", `${tensor.offset - end} bytes before tensor ${quoted(tensor.name)}`];
+      throw refuse(rule, whereIsPlaced(table, tensor), what);
+    }
     end += tensor.byteLength;
   }
   if (end < data.end) throw refuse("data-end", end, `${data.end - end} bytes follow the last tensor`);

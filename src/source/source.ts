@@ -115,12 +115,13 @@ function parseHeader(
 async function readHeader(
   reader: ByteReader,
   options: FormatOptions,
+  signal: AbortSignal | undefined,
 ): Promise<{ prefix: Uint8Array; format: SourceFormat; tensors: readonly Tensor[] }> {
   let prefix: Uint8Array = new Uint8Array(0);
   const grow = async (byteLength: number): Promise<void> => {
     const larger = new Uint8Array(Math.min(byteLength, reader.byteLength));
     larger.set(prefix);
-    const count = await reader.read(larger.subarray(prefix.byteLength));
+    const count = await reader.read(larger.subarray(prefix.byteLength), signal);
     prefix = larger.subarray(0, prefix.byteLength + count);
   };
   await grow(FIRST_PREFIX_BYTES);
@@ -155,11 +156,16 @@ async function openPart(
 }
 
 /** Opens a source, reads and checks its header. The caller closes it. */
-export async function openSource(spec: SourceSpec, options: FormatOptions, fs: FileSystem): Promise<OpenedSource> {
+export async function openSource(
+  spec: SourceSpec,
+  options: FormatOptions,
+  fs: FileSystem,
+  signal?: AbortSignal,
+): Promise<OpenedSource> {
   if (spec.kind === "path" && spec.part !== undefined) return openPart(spec.path, spec.roots ?? ["/"], spec.part, fs);
   const reader = await openReader(spec, fs);
   try {
-    const { prefix, format, tensors } = await readHeader(reader, options);
+    const { prefix, format, tensors } = await readHeader(reader, options, signal);
     let taken = 0;
     return {
       info: {

@@ -2,72 +2,28 @@
  * Every driver call of the journey fails once, or from then on; every enqueued operation breaks, is dropped. After each:
  * a typed error or a true success, the account back, nothing listed that is not sealed, no handle left, no lint.
  */
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { toHex } from "../../src/bytes.ts";
 import { STATUS } from "../../src/cuda/status.ts";
-import { ERROR_TABLE, VramError } from "../../src/errors.ts";
-import { createFaultPlan, type FaultPlan, liveHandles } from "../../src/testing.ts";
+import { VramError } from "../../src/errors.ts";
+import { createFaultPlan, type FaultPlan } from "../../src/testing.ts";
 import { digestOf } from "../helpers/reference.ts";
-import { MIB, openSmall, type Recorded, randomFile } from "../helpers/vram.ts";
+import { driverTrap, forbidUnhandledRejections, sweep as springAll } from "../helpers/sweep.ts";
+import { MIB, openSmall, randomFile } from "../helpers/vram.ts";
 
-const unhandled: unknown[] = [];
-process.on("unhandledRejection", (reason) => unhandled.push(reason));
-afterEach(() => expect(unhandled).toEqual([]));
+forbidUnhandledRejections();
 
 const BYTES = MIB + 300_000;
 
-/** Seals, verifies with salt, evicts; the first error, if any. */
-async function journey(system: Recorded, path: string): Promise<VramError | undefined> {
-  try {
-    const { record, seal } = await system.vram.seal(path, { name: "swept" });
-    await system.vram.verify(record.shardId, { seal, salt: "ab" });
-    await system.vram.evict(record.shardId);
-    return undefined;
-  } catch (error) {
-    expect(error).toBeInstanceOf(VramError);
-    return error as VramError;
-  }
-}
-
-/** What must hold after a fault, whatever it was. */
-async function requireClean(system: Recorded, error: VramError | undefined, faults: FaultPlan, what: string) {
-  if (error !== undefined) {
-    expect(ERROR_TABLE, what).toHaveProperty(error.code);
-    expect(error.code, `${what}: ${error.message}`).not.toBe("INTERNAL");
-  }
-  faults.reset();
-  for (const { shardId } of system.vram.list()) await system.vram.evict(shardId);
-  expect(system.vram.list(), what).toEqual([]);
-  const state = system.vram.devices()[0]?.state;
-  const lint = system.open.driver.emulation.pendingLint();
-  expect(lint, what).toBeUndefined();
-  if (state !== "lost") {
-    const { bytesUsed, bytesReserved, bytesUnreclaimed } = await system.vram.capacity();
-    expect({ bytesUsed, bytesReserved }, what).toEqual({ bytesUsed: 0, bytesReserved: 0 });
-    // Memory the driver refused to take back is owned up to, and only then is there any.
-    const leaked = system.entries.some((entry) => entry.type === "release_failed");
-    if (!leaked) expect(bytesUnreclaimed, what).toBe(0);
-  }
-  return state;
-}
-
 async function sweep(arm: (faults: FaultPlan, nth: number) => void): Promise<{ runs: number; codes: Set<string> }> {
   const { path } = await randomFile(BYTES);
-  const codes = new Set<string>();
-  for (let nth = 1; ; nth += 1) {
+  return springAll(path, async (nth) => {
     const faults = createFaultPlan();
-    const system = await openSmall({}, { faults, ringSlotBytes: MIB / 2 });
+    const system = await openSmall({}, { faults });
     faults.reset();
     arm(faults, nth);
-    const error = await journey(system, path);
-    const fired = faults.fired();
-    codes.add(error?.code ?? "success");
-    const state = await requireClean(system, error, faults, `fault ${nth}`);
-    if (state === "running") expect(await journey(system, path), `after fault ${nth}`).toBeUndefined();
-    await system.vram.close();
-    expect(liveHandles(), `fault ${nth}`).toEqual({});
-    if (fired === 0) return { runs: nth - 1, codes };
-  }
+    return driverTrap(system, faults, path);
+  });
 }
 
 describe("fault sweeps", () => {

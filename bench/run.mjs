@@ -1,0 +1,21 @@
+/** `npm run bench -- digest|seal|verify [--mib 1024] [--runs 5] [--json FILE]`. Needs a build. */
+import { parseArgs } from "node:util";
+import { benchDigest } from "./digest.mjs";
+import { benchSeal } from "./seal.mjs";
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    mib: { type: "string", default: "1024" },
+    runs: { type: "string", default: "5" },
+    json: { type: "string" },
+  },
+});
+const [what] = positionals;
+const options = { mib: Number(values.mib), runs: Number(values.runs), json: values.json, what };
+if (what === "digest") await benchDigest(options);
+else if (what === "seal" || what === "verify") await benchSeal(options);
+else {
+  console.error("usage: npm run bench -- digest|seal|verify [--mib 1024] [--runs 5] [--json FILE]");
+  process.exitCode = 2;
+}
