@@ -13,7 +13,16 @@ import ts from "typescript";
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
 const CORPUS = join(ROOT, "test/vectors/hostile");
 /** What the generator consists of. None of it is code of the parsers. */
-const SOURCES = ["corpus", "corpus-gguf", "corpus-safetensors", "gguf-files", "model-files", "safetensors-files"];
+const SOURCES = [
+  "corpus",
+  "corpus-gguf-metadata",
+  "corpus-gguf-tensors",
+  "corpus-safetensors",
+  "corpus-safetensors-json",
+  "gguf-files",
+  "model-files",
+  "safetensors-files",
+];
 
 const folder = mkdtempSync(join(tmpdir(), "vram-corpus-"));
 try {

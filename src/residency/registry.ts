@@ -36,7 +36,7 @@ export function createRegistry(): Registry {
 
   return {
     claim: (name) => {
-      if (byId.has(name)) throw conflict(`the name ${name} is another shard's id`);
+      if (byId.has(name) || claimed.has(`id:${name}`)) throw conflict(`the name ${name} is another shard's id`);
       return claim(
         `name:${name}`,
         () => new VramError("SEAL_IN_PROGRESS", `a shard named ${name} is being sealed`, { details: { name } }),
@@ -45,7 +45,8 @@ export function createRegistry(): Registry {
     claimId: (shardId, name) => {
       const taken = (): VramError => conflict(`the id ${shardId} is taken`);
       const held = byId.get(shardId);
-      if ((held !== undefined && held.seal.name !== name) || byName.has(shardId)) throw taken();
+      const isName = byName.has(shardId) || (shardId !== name && claimed.has(`name:${shardId}`));
+      if ((held !== undefined && held.seal.name !== name) || isName) throw taken();
       return claim(`id:${shardId}`, taken);
     },
     named: (name) => byName.get(name) ?? [],

@@ -8,6 +8,7 @@ import { constants, existsSync, promises } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import type { Backend } from "../cuda/driver.ts";
+import { Mutex } from "../dispose.ts";
 import { VramError } from "../errors.ts";
 import { createRootKey, readRootKey, writeRootKey } from "../seal/key.ts";
 
@@ -155,6 +156,7 @@ interface Keeping {
 
 function store(rootKey: KeyObject, initial: StateFile | undefined, keeping: Keeping): StateStore {
   let file = initial;
+  const changing = new Mutex();
   return {
     rootKey,
     backend: initial?.backend,
@@ -168,14 +170,16 @@ function store(rootKey: KeyObject, initial: StateFile | undefined, keeping: Keep
       await keeping.save(file);
     },
     stopped: (deviceUuid) => new Map(Object.entries(file?.stopped ?? {})).get(deviceUuid),
-    setStopped: async (deviceUuid, stopped) => {
-      const current = (await keeping.read()) ?? file;
-      if (current === undefined) throw new VramError("INTERNAL", "the state is bound before a worker stops");
-      const others = Object.entries(current.stopped).filter(([uuid]) => uuid !== deviceUuid);
-      const next = stopped === undefined ? others : [...others, [deviceUuid, stopped] as const];
-      file = { ...current, stopped: Object.fromEntries(next) };
-      await keeping.save(file);
-    },
+    // One at a time: of two devices that stop at once each keeps the other's stop.
+    setStopped: (deviceUuid, stopped) =>
+      changing.run(async () => {
+        const current = (await keeping.read()) ?? file;
+        if (current === undefined) throw new VramError("INTERNAL", "the state is bound before a worker stops");
+        const others = Object.entries(current.stopped).filter(([uuid]) => uuid !== deviceUuid);
+        const next = stopped === undefined ? others : [...others, [deviceUuid, stopped] as const];
+        file = { ...current, stopped: Object.fromEntries(next) };
+        await keeping.save(file);
+      }),
   };
 }
 

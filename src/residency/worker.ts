@@ -48,6 +48,12 @@ export interface Worker {
   readonly accounts: Mutex;
   /** Why it is stopped, if it is. */
   stopped: string | undefined;
+  /** A reason to stop it that came while it was stopped: resuming it for an earlier one does not lift this one. */
+  stoppedAgain: string | undefined;
+  /** Whether the stop is on record; changed under `standing`. */
+  stopRecorded: boolean;
+  /** Held while a stop or a resume is put on record. */
+  readonly standing: Mutex;
   /** Whether a fatal error ended this device for this process. */
   lost: boolean;
 }
@@ -63,13 +69,17 @@ export async function openWorker(system: System, device: Device, headroomBytes?:
   }
   if (broken.length > 0) throw policyError(broken);
   system.journal.note({ type: "device_opened", device: ref, name: device.info.name, backend, bytesTotal });
+  const stopped = system.state.stopped(uuid)?.reason;
   const worker: Worker = {
     device,
     ref,
     keys: deriveWorkerKeys(system.state.rootKey, backend, uuid),
     ledger: createLedger(bytesTotal, granuleBytes, headroomBytes ?? defaultHeadroom(bytesTotal, granuleBytes)),
     accounts: new Mutex(),
-    stopped: system.state.stopped(uuid)?.reason,
+    stopped,
+    stoppedAgain: undefined,
+    stopRecorded: stopped !== undefined,
+    standing: new Mutex(),
     lost: false,
   };
   device.onLost((error) => loseWorker(system, worker, error));
@@ -97,24 +107,34 @@ export function requireRunning(worker: Worker): void {
 
 /** Stops a worker, at once in memory and then durably. Stopping a stopped worker keeps the first reason. */
 export async function stopWorker(system: System, worker: Worker, reason: string): Promise<void> {
-  if (worker.stopped !== undefined) return;
-  worker.stopped = reason;
-  // A state directory that cannot be written must not hide the mismatch that is being reported.
-  try {
-    await system.state.setStopped(worker.ref.uuid, { reason, stoppedAtMs: system.clock.wallMs() });
-  } catch (error) {
-    const { message } = toVramError(error);
-    system.journal.note({ type: "entry_unrecorded", lost: "the worker's stop in the state directory", message });
-  }
-  await system.journal.appendAnyway({ type: "worker_stopped", device: worker.ref, reason });
+  if (worker.stopped === undefined) worker.stopped = reason;
+  else worker.stoppedAgain = reason;
+  await worker.standing.run(async () => {
+    if (worker.stopRecorded) return;
+    worker.stopRecorded = true;
+    const why = worker.stopped ?? reason;
+    // A state directory that cannot be written must not hide the mismatch that is being reported.
+    try {
+      await system.state.setStopped(worker.ref.uuid, { reason: why, stoppedAtMs: system.clock.wallMs() });
+    } catch (error) {
+      const { message } = toVramError(error);
+      system.journal.note({ type: "entry_unrecorded", lost: "the worker's stop in the state directory", message });
+    }
+    await system.journal.appendAnyway({ type: "worker_stopped", device: worker.ref, reason: why });
+  });
 }
 
 /** Lets a stopped worker run again. The reason is on record before it does. */
 export async function resumeWorker(system: System, worker: Worker, reason: string): Promise<void> {
-  if (worker.stopped === undefined) return;
-  await system.journal.append({ type: "worker_resumed", device: worker.ref, reason });
-  await system.state.setStopped(worker.ref.uuid, undefined);
-  worker.stopped = undefined;
+  await worker.standing.run(async () => {
+    if (worker.stopped === undefined) return;
+    worker.stoppedAgain = undefined;
+    await system.journal.append({ type: "worker_resumed", device: worker.ref, reason });
+    await system.state.setStopped(worker.ref.uuid, undefined);
+    worker.stopRecorded = false;
+    // A mismatch found meanwhile keeps it stopped; whoever found it waits to put that on record.
+    worker.stopped = worker.stoppedAgain;
+  });
 }
 
 /** The device's account as of now. */

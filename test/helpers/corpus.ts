@@ -4,10 +4,12 @@
  * parsers, and the expected offsets follow from where the builder put the lie. `node scripts/make-corpus.mjs` writes the files
  * (scripts/make-corpus.mjs); `test/unit/corpus.test.ts` compares them byte for byte with what is made here.
  */
-import { ggufCorpus } from "./corpus-gguf.ts";
-import { safetensorsCorpus } from "./corpus-safetensors.ts";
+import { ggufMetadataCorpus } from "./corpus-gguf-metadata.ts";
+import { ggufTensorCorpus } from "./corpus-gguf-tensors.ts";
+import { safetensorsFormatCorpus } from "./corpus-safetensors.ts";
+import { safetensorsJsonCorpus } from "./corpus-safetensors-json.ts";
 
-/** `[slug, what is wrong, rule, offset, bytes, options]`: a row of the tables in the two other files. */
+/** `[slug, what is wrong, rule, offset, bytes, options]`: a row of the tables in the other files. */
 export type CorpusRow = readonly [
   slug: string,
   wrong: string,
@@ -46,8 +48,8 @@ const casesOf = (format: CorpusCase["format"], rows: readonly CorpusRow[]): read
 
 /** Every case, made anew. */
 export const hostileCorpus = (): readonly CorpusCase[] => [
-  ...casesOf("gguf", ggufCorpus()),
-  ...casesOf("safetensors", safetensorsCorpus()),
+  ...casesOf("gguf", [...ggufMetadataCorpus(), ...ggufTensorCorpus()]),
+  ...casesOf("safetensors", [...safetensorsFormatCorpus(), ...safetensorsJsonCorpus()]),
 ];
 
 /** The text of `index.json`: a line for each case, so that a change is seen as one line. */
