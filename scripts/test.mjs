@@ -5,7 +5,7 @@
  *
  * With REQUIRE_TOOLS=1 a skipped test fails unless its title says "no GPU": a missing tool must not look like a pass.
  */
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative, sep } from "node:path";
 import { build, install, ROOT, runProgram, runToTheEnd, StepFailed } from "./quickstart.mjs";
@@ -22,12 +22,16 @@ const print = (line) => process.stdout.write(`${line}\n`);
 /**
  * Runs vitest and reads its report.
  * @param {string[]} args
- * @returns {Promise<{ code: number, files: FileResult[] | undefined }>} no `files` if vitest wrote no report
+ * @returns {Promise<{ code: number, files: FileResult[] | undefined, counts: string }>} no `files` if vitest wrote no
+ *   report; `counts` are the lines tests gave to `test/helpers/counts.ts`
  */
 async function runVitest(args) {
   const folder = mkdtempSync(join(tmpdir(), "vram-test-"));
   try {
     const report = join(folder, "report.json");
+    const counts = join(folder, "counts.txt");
+    writeFileSync(counts, "");
+    process.env.VRAM_TEST_COUNTS = counts;
     const reporting = ["--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
     const { code } = await runProgram(process.execPath, [
       "node_modules/vitest/vitest.mjs",
@@ -35,7 +39,8 @@ async function runVitest(args) {
       ...reporting,
       ...args,
     ]);
-    return { code, files: existsSync(report) ? JSON.parse(readFileSync(report, "utf8")).testResults : undefined };
+    const files = existsSync(report) ? JSON.parse(readFileSync(report, "utf8")).testResults : undefined;
+    return { code, files, counts: readFileSync(counts, "utf8").trim() };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -95,10 +100,11 @@ await runToTheEnd(async () => {
   } catch (error) {
     if (!(error instanceof StepFailed) || error.code === 130) throw error;
     process.stderr.write(`${error.message}\n`);
-    outcome = { code: error.code, files: undefined };
+    outcome = { code: error.code, files: undefined, counts: "" };
   }
   const files = outcome.files ?? [];
   print("");
+  if (outcome.counts !== "") print(`${outcome.counts.split("\n").sort().join("\n")}\n`);
   printTiers(files);
   const sums = count(files, process.env.REQUIRE_TOOLS === "1");
   if (outcome.files === undefined) sums.failed += 1;

@@ -9,7 +9,8 @@
  */
 
 import type { Vram } from "./api.ts";
-import { openSystem, optionsFromEnvironment, type VramOptions } from "./open.ts";
+import { optionsFromEnvironment } from "./environment.ts";
+import { openSystem, type VramOptions } from "./open.ts";
 import { createVram } from "./vram.ts";
 
 /** Opens the devices of this machine. Environment: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`. */

@@ -27,12 +27,13 @@ export const LIMITS = {
   /** Header of a GGUF file: the largest vocabularies take about 10 MiB. */
   ggufHeaderBytes: 64 * MIB,
   /**
-   * Tensors in one file; the largest published files have about 20,000. Memory for one is about 160 bytes (measured,
-   * Node 20), its least header 27 in GGUF and 47 in safetensors: 50,000 stay within 2 × header + 32 MiB.
+   * Tensors in one file; published files have at most about 20,000. One takes about 160 bytes and its name (measured,
+   * Node 20), and its header at least 27 in GGUF, 47 in safetensors. 40,000 stay within 2 × header + 32 MiB (measured:
+   * at least 4 MiB below; with 50,000 it was 1 MiB).
    */
-  tensorCount: 50_000,
-  /** Bytes of all tensor names of one file, which are kept: 167 for each of 50,000. Real ones have about 50. */
-  tensorNameBytes: 8 * MIB,
+  tensorCount: 40_000,
+  /** Bytes of all tensor names of one file, which are kept: 104 for each of 40,000. Real ones have about 50. */
+  tensorNameBytes: 4 * MIB,
   /** Shards of one set; the largest published models have about 300. */
   setMembers: 4096,
   /** Names (design §5). */

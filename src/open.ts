@@ -3,7 +3,6 @@
  * `CudaDriver` interface. On failure everything opened so far is closed again.
  */
 import { randomBytes, randomUUID } from "node:crypto";
-import { requireInteger } from "./assert.ts";
 import { toHex } from "./bytes.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import type { Backend } from "./cuda/driver.ts";
@@ -20,7 +19,7 @@ import {
 } from "./device/detect.ts";
 import { type LocalDevice, openLocalDevice } from "./device/local.ts";
 import { type ReleaseFailureReporter, UndoStack } from "./dispose.ts";
-import { toVramError, VramError } from "./errors.ts";
+import { toVramError } from "./errors.ts";
 import { openHashPool } from "./hash/pool.ts";
 import { createJournal, type Journal, type JournalReader } from "./journal/journal.ts";
 import { LIMITS } from "./limits.ts";
@@ -171,27 +170,4 @@ export async function openSystem(given: VramOptions, test: TestOptions = {}): Pr
     await undo.unwind();
     throw error;
   }
-}
-
-/** Options the environment gives: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`, `LD_LIBRARY_PATH`. */
-export function optionsFromEnvironment(env: Readonly<Record<string, string | undefined>>): VramOptions {
-  const integer = (name: string, max: number): number | undefined => {
-    const text = env[name];
-    if (text === undefined || text === "") return undefined;
-    if (!/^\d+$/.test(text)) throw new VramError("INVALID_ARGUMENT", `${name} must be a whole number`);
-    return requireInteger(Number(text), name, 0, max);
-  };
-  const backend = env["VRAM_BACKEND"];
-  if (backend !== undefined && backend !== "" && backend !== "auto" && backend !== "cuda" && backend !== "emulated") {
-    throw new VramError("INVALID_ARGUMENT", "VRAM_BACKEND must be auto, cuda or emulated");
-  }
-  const byteLength = integer("VRAM_EMULATED_BYTES", Number.MAX_SAFE_INTEGER);
-  const hashThreads = integer("VRAM_HASH_THREADS", 256);
-  const libraryPath = env["LD_LIBRARY_PATH"];
-  return {
-    ...(libraryPath === undefined ? {} : { libraryPath }),
-    ...(backend === undefined || backend === "" ? {} : { backend }),
-    ...(byteLength === undefined ? {} : { emulated: { byteLength } }),
-    ...(hashThreads === undefined ? {} : { hashThreads }),
-  };
 }

@@ -1,9 +1,6 @@
 /** The command line: parse, run one command, turn what is thrown into words and an exit code. */
 import { Command, CommanderError, Option } from "commander";
 import { toVramError, VramError } from "../errors.ts";
-import { runDigest } from "./commands/digest.ts";
-import { runDoctor } from "./commands/doctor.ts";
-import { runTry } from "./commands/try.ts";
 import { EXIT, exitCodeFor } from "./exit.ts";
 import { type Host, printError } from "./host.ts";
 import { printJson } from "./json.ts";
@@ -55,7 +52,7 @@ function commands(host: Host, done: (code: number) => void): Command {
     "digest",
     "Digest files with fs-verity (SHA-256, 4096-byte blocks), as `fsverity digest` does.",
     ["vram digest model.safetensors", "vram digest *.gguf > SUMS", "vram digest --check SUMS"],
-    runDigest,
+    async (...args) => (await import("./commands/digest.ts")).runDigest(...args),
   )
     .argument("[files...]", "files, directories or *.safetensors.index.json")
     .option("--also-sha256", "add a line with the plain SHA-256 of each file")
@@ -66,7 +63,7 @@ function commands(host: Host, done: (code: number) => void): Command {
     "try",
     "The whole journey in one process: seal, verify, tamper, catch, evict.",
     ["vram try model.safetensors", "vram try --tamper model.gguf", "vram try --expect fsverity:HEX model.safetensors"],
-    runTry,
+    async (...args) => (await import("./commands/try.ts")).runTry(...args),
   )
     .argument("<files...>", "files, directories or *.safetensors.index.json")
     .option("--tamper", "flip one bit in VRAM and show that the next verification catches it")
@@ -87,7 +84,7 @@ function commands(host: Host, done: (code: number) => void): Command {
     "doctor",
     "Say what this machine has, what is missing, and how to mend it.",
     ["vram doctor", "vram doctor --json"],
-    runDoctor,
+    async (...args) => (await import("./commands/doctor.ts")).runDoctor(...args),
   )
     .addOption(stateOption())
     .addOption(backendOption());

@@ -6,7 +6,7 @@
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { assert } from "../assert.ts";
-import { countHandle } from "../dispose.ts";
+import { closedError, countHandle } from "../dispose.ts";
 import { VramError } from "../errors.ts";
 import { hashBlocks } from "./blocks.ts";
 import { BLOCK_BYTES, blockCount, HASH_BYTES } from "./geometry.ts";
@@ -113,19 +113,30 @@ function startThread(entry: URL): { send(piece: HashTask): Promise<void>; load()
 }
 
 /**
- * Opens a pool of `threads` hashing threads (default: one per core; 0 hashes on the calling thread).
- * `entry` is the thread's file; only tests name another.
+ * Opens a pool of `threads` hashing threads (default: one per core; 0 hashes on the calling thread). They start with the
+ * first work that is worth a thread: up to `inlineBytes` are hashed where it is asked for. `entry` is the thread's
+ * file; only tests name another.
  */
 export function openHashPool(
   threads: number = availableParallelism(),
   entry: URL = new URL("./pool-thread.js", import.meta.url),
+  inlineBytes: number = PIECE_BYTES,
 ): HashPool {
-  if (threads === 0) return inlinePool();
-  const crew = Array.from({ length: threads }, () => startThread(entry));
+  const inline = inlinePool();
+  if (threads === 0) return inline;
+  let crew: ReturnType<typeof startThread>[] = [];
+  let open = true;
   const gone = countHandle("hash-pool");
   return {
     threads,
     hash: async (tasks) => {
+      if (!open) throw closedError("the hash pool");
+      const byteLength = tasks.reduce((sum, task) => sum + task.data.byteLength, 0);
+      if (byteLength <= inlineBytes) {
+        await inline.hash(tasks);
+        return;
+      }
+      if (crew.length === 0) crew = Array.from({ length: threads }, () => startThread(entry));
       // All of them, whatever becomes of one: no thread may still write to `out` when this settles.
       const outcomes = await Promise.allSettled(
         tasks.flatMap(pieces).map((piece) => {
@@ -138,6 +149,7 @@ export function openHashPool(
       for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
     },
     close: async () => {
+      open = false;
       await Promise.all(crew.map((thread) => thread.end()));
       gone();
     },

@@ -33,11 +33,13 @@ const OPENING_BRACE = 0x7b;
 /** Entries of `__metadata__`: writers use about ten. 65,536 × about 100 bytes of set = 6.5 MB. */
 const METADATA_COUNT = 65_536;
 const METADATA_KEY_BYTES = 65_535;
+/** Bytes of all metadata keys, which are kept until the last is read; values are not. 64 for each of 65,536. */
+const METADATA_KEYS_BYTES = 4 * 1024 * 1024;
 /** Longer than every field and dtype of the format. */
 const WORD_BYTES = 16;
 /** numpy 2 and PyTorch stop at 64 dimensions. */
 const RANK_MAX = 64;
-/** Extents of all tensors: two bytes of the header (`1,`) take eight in memory. Eight a tensor = 4 MiB. */
+/** Extents of all tensors: two bytes of the header (`1,`) take eight in memory. Eight a tensor = 2.5 MB. */
 const EXTENT_COUNT = 8 * LIMITS.tensorCount;
 
 interface Dtype {
@@ -153,11 +155,16 @@ function readHeader(bytes: Uint8Array, data: DataSection): TensorTable {
 /** Checks the string→string map; its values are not kept. */
 function readMetadata(json: JsonHeader): void {
   const keys = new Set<string>();
+  let keyBytes = 0;
   for (let at = json.first("{", "}"); at !== undefined; at = json.following("}")) {
     const key = json.string(METADATA_KEY_BYTES, "metadata-key-too-long");
     if (keys.has(key)) throw refuse("duplicate-key", at, `the metadata key ${quoted(key)} occurs twice`);
     keys.add(key);
     if (keys.size > METADATA_COUNT) throw refuse("metadata-count", at, `more than ${METADATA_COUNT} metadata entries`);
+    keyBytes += Buffer.byteLength(key);
+    if (keyBytes > METADATA_KEYS_BYTES) {
+      throw refuse("metadata-keys-too-long", at, `metadata keys of more than ${METADATA_KEYS_BYTES} bytes in all`);
+    }
     json.expect(":");
     json.skipString();
   }

@@ -118,20 +118,24 @@ async function readHeader(
   signal: AbortSignal | undefined,
 ): Promise<{ prefix: Uint8Array; format: SourceFormat; tensors: readonly Tensor[] }> {
   let prefix: Uint8Array = new Uint8Array(0);
-  const grow = async (byteLength: number): Promise<void> => {
-    const larger = new Uint8Array(Math.min(byteLength, reader.byteLength));
-    larger.set(prefix);
-    const count = await reader.read(larger.subarray(prefix.byteLength), signal);
-    prefix = larger.subarray(0, prefix.byteLength + count);
+  let room = new Uint8Array(Math.min(FIRST_PREFIX_BYTES, reader.byteLength));
+  const grow = async (byteLength: number, capacity: number): Promise<void> => {
+    if (byteLength > room.byteLength) {
+      room = new Uint8Array(Math.min(Math.max(byteLength, capacity), reader.byteLength));
+      room.set(prefix);
+    }
+    const count = await reader.read(room.subarray(prefix.byteLength, byteLength), signal);
+    prefix = room.subarray(0, prefix.byteLength + count);
   };
-  await grow(FIRST_PREFIX_BYTES);
+  await grow(FIRST_PREFIX_BYTES, 0);
   const format =
     options.format === undefined || options.format === "auto" ? detectFormat(prefix, reader) : options.format;
   for (;;) {
     const parsed = parseHeader(format, prefix, reader.byteLength, options);
     if (parsed.kind === "complete") return { prefix, format, tensors: parsed.tensors };
     const before = prefix.byteLength;
-    await grow(parsed.byteLength);
+    // Room for the longest header at once: pages never written take no memory, shorter prefixes left behind would.
+    await grow(parsed.byteLength, format === "gguf" ? LIMITS.ggufHeaderBytes : 0);
     if (prefix.byteLength === before) {
       throw new VramError("SOURCE_CHANGED", "the file ended before its recorded size");
     }

@@ -7,6 +7,7 @@ import { toHex } from "../../src/bytes.ts";
 import { STATUS } from "../../src/cuda/status.ts";
 import { VramError } from "../../src/errors.ts";
 import { createFaultPlan, type FaultPlan } from "../../src/testing.ts";
+import { reportCount } from "../helpers/counts.ts";
 import { digestOf } from "../helpers/reference.ts";
 import { driverTrap, forbidUnhandledRejections, sweep as springAll } from "../helpers/sweep.ts";
 import { MIB, openSmall, randomFile } from "../helpers/vram.ts";
@@ -33,7 +34,7 @@ describe("fault sweeps", () => {
     for (const forGood of [false, true]) {
       it(`every driver call fails with ${name} ${forGood ? "for good" : "once"}`, async () => {
         const { runs, codes } = await sweep((faults, nth) => faults.failCall("*", nth, status, { forGood }));
-        console.log(`fault sweep: ${runs} calls, ${name} ${forGood ? "for good" : "once"}: ${[...codes].join(", ")}`);
+        reportCount(`fault sweep: ${runs} calls, ${name} ${forGood ? "for good" : "once"}: ${[...codes].join(", ")}`);
         expect(runs).toBeGreaterThan(50);
       });
     }

@@ -104,10 +104,10 @@ const counts = (): CorpusRow[] => [
   ["tensors-2e64", "2^64−1 tensors", "tensor-count", TENSORS_AT, rawGguf([], { tensors: EVERY_BIT })],
   [
     "tensors-above-limit",
-    "50,001 tensors, one above the limit",
+    "40,001 tensors, one above the limit",
     "tensor-count",
     TENSORS_AT,
-    rawGguf([], { tensors: 50_001 }),
+    rawGguf([], { tensors: 40_001 }),
   ],
   [
     "entries-none-fit",

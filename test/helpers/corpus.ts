@@ -1,8 +1,8 @@
 /**
  * The corpus of hostile model files under `test/vectors/hostile`: small files, each with one thing wrong, and an index
- * that says which rule must refuse it and at which byte. Everything here is our own: the builders share no code with the
- * parsers, and the expected offsets follow from where the builder put the lie. `node scripts/make-corpus.mjs` writes the files
- * (scripts/make-corpus.mjs); `test/unit/corpus.test.ts` compares them byte for byte with what is made here.
+ * that says which rule must refuse it and at which byte. All of it is our own: the builders share no code with the
+ * parsers, and the expected offsets follow from where the builder put the lie. `node scripts/make-corpus.mjs` writes the
+ * files; `test/unit/corpus.test.ts` compares them byte for byte with what is made here.
  */
 import { ggufMetadataCorpus } from "./corpus-gguf-metadata.ts";
 import { ggufTensorCorpus } from "./corpus-gguf-tensors.ts";

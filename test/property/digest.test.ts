@@ -15,12 +15,13 @@ import { digestOpened } from "../../src/staging/digest.ts";
 import { passThrough } from "../../src/staging/pipeline.ts";
 import { createSlotRing, leavesFor } from "../../src/staging/slots.ts";
 import { createWitness, type WitnessOptions } from "../../src/staging/witness.ts";
+import { reportCount } from "../helpers/counts.ts";
 import { digestOf } from "../helpers/reference.ts";
 
 const RUNS = 150;
 const { VRAM_TEST_SEED } = process.env;
 const seed = Number(VRAM_TEST_SEED ?? Math.floor(Math.random() * 2 ** 31));
-console.log(`digest: ${RUNS} sources, VRAM_TEST_SEED=${seed}`);
+reportCount(`digest: ${RUNS} sources, VRAM_TEST_SEED=${seed}`);
 
 /** The largest source: two ranges and a bit, so that the tree has three levels. */
 const BYTES_MAX = 2 * RANGE_BYTES + 2 * BLOCK_BYTES;

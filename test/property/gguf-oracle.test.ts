@@ -11,6 +11,7 @@ import fc from "fast-check";
 import { afterAll, expect, it } from "vitest";
 import { GGML_TYPES } from "../../src/source/ggml-types.ts";
 import { parseGguf } from "../../src/source/gguf.ts";
+import { reportCount } from "../helpers/counts.ts";
 import {
   buildGguf,
   GGUF_VALUE,
@@ -23,7 +24,7 @@ import {
 const RUNS = 500;
 const { VRAM_TEST_SEED } = process.env;
 const seed = Number(VRAM_TEST_SEED ?? Math.floor(Math.random() * 2 ** 31));
-console.log(`gguf-oracle: ${RUNS} files, VRAM_TEST_SEED=${seed}`);
+reportCount(`gguf-oracle: ${RUNS} files, VRAM_TEST_SEED=${seed}`);
 
 const folder = mkdtempSync(join(tmpdir(), "vram-gguf-oracle-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

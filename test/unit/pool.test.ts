@@ -75,7 +75,7 @@ if (withoutBuild) console.log("skipped: hashing threads, dist is not built (npm 
 
 describe("threads", () => {
   test.skipIf(withoutBuild)("hash every task, also when calls overlap (needs dist)", async () => {
-    const pool = openHashPool(3, THREAD);
+    const pool = openHashPool(3, THREAD, 0);
     expect(pool.threads).toBe(3);
     expect(liveHandles()).toEqual({ "hash-pool": 1 });
     const calls = Array.from({ length: 8 }, (_, call) =>
@@ -89,7 +89,7 @@ describe("threads", () => {
   });
 
   test("share the pieces of one task", async () => {
-    const pool = openHashPool(2, threadOf("request.out[0] = threadId; parentPort.postMessage(request.ticket);"));
+    const pool = openHashPool(2, threadOf("request.out[0] = threadId; parentPort.postMessage(request.ticket);"), 0);
     const task = taskOf(4 * MIB, 1);
     await pool.hash([task]);
     const workers = [0, 1, 2, 3].map((piece) => task.out[piece * 256 * 32]);
@@ -98,7 +98,7 @@ describe("threads", () => {
   });
 
   test("closing rejects what is in flight, and what comes later, with CLOSED", async () => {
-    const pool = openHashPool(2, threadOf(""));
+    const pool = openHashPool(2, threadOf(""), 0);
     const codes = [codeOf(pool.hash([taskOf(3 * MIB, 1)])), codeOf(pool.hash([taskOf(1, 2)]))];
     await pool.close();
     expect(await Promise.all(codes)).toEqual(["CLOSED", "CLOSED"]);
@@ -107,7 +107,7 @@ describe("threads", () => {
 
   test("a thread that fails rejects its tasks, then and later, and leaves nothing", async () => {
     for (const entry of [threadOf('throw new Error("broken");'), new URL("./no-such-thread.js", import.meta.url)]) {
-      const pool = openHashPool(1, entry);
+      const pool = openHashPool(1, entry, 0);
       expect(await codeOf(pool.hash([taskOf(MIB + 1, 1)]))).toBe("INTERNAL");
       expect(await codeOf(pool.hash([taskOf(1, 2)]))).toBe("INTERNAL");
       await pool.close();
@@ -122,6 +122,7 @@ describe("threads", () => {
         Atomics.wait(new Int32Array(request.data.buffer), 1, 0);
         request.out[0] = 0x77;
         parentPort.postMessage(request.ticket);`),
+      0,
     );
     const shared = (first: number): HashTask => {
       const data = new Uint8Array(new SharedArrayBuffer(64));
@@ -144,7 +145,7 @@ describe("threads", () => {
   });
 
   test("memory that is not shared is refused: it would be copied, and its digests lost", async () => {
-    const pool = openHashPool(1, threadOf("parentPort.postMessage(request.ticket);"));
+    const pool = openHashPool(1, threadOf("parentPort.postMessage(request.ticket);"), 0);
     const { data, out } = taskOf(100, 1);
     expect(await codeOf(pool.hash([{ data: Uint8Array.from(data), out }]))).toBe("INTERNAL");
     expect(await codeOf(pool.hash([{ data, out: Uint8Array.from(out) }]))).toBe("INTERNAL");

@@ -1,10 +1,10 @@
 /** `vram digest`: what `fsverity digest` says of a file, without a device; and the checking of such lists. */
 import { promises } from "node:fs";
 import { toHex } from "../../bytes.ts";
+import { optionsFromEnvironment } from "../../environment.ts";
 import { toVramError, VramError } from "../../errors.ts";
 import { formatDigest, parseDigest, parseSalt } from "../../hash/descriptor.ts";
 import { type HashPool, openHashPool } from "../../hash/pool.ts";
-import { optionsFromEnvironment } from "../../open.ts";
 import { nodeFileSystem } from "../../source/file.ts";
 import { expandSource } from "../../source/sets.ts";
 import { openSource } from "../../source/source.ts";

@@ -7,10 +7,11 @@
 import type { Vram } from "../../api.ts";
 import { formatBytes, printable } from "../../bytes.ts";
 import type { BackendChoice } from "../../device/detect.ts";
+import { optionsFromEnvironment } from "../../environment.ts";
 import { toVramError, VramError } from "../../errors.ts";
 import type { Entry } from "../../journal/entry.ts";
 import type { JournalReader } from "../../journal/journal.ts";
-import { type OpenSystem, openSystem, optionsFromEnvironment } from "../../open.ts";
+import { type OpenSystem, openSystem } from "../../open.ts";
 import type { EvictResult } from "../../residency/evict.ts";
 import type { SealResult } from "../../residency/seal-model.ts";
 import { nodeFileSystem } from "../../source/file.ts";

@@ -1,0 +1,9 @@
+/** Lines that `npm test` prints once more at its end: how many sequences, faults, mutations, and with which seed. */
+import { appendFileSync } from "node:fs";
+
+/** Prints a line now, and hands it to `scripts/test.mjs` for the end. */
+export function reportCount(line: string): void {
+  console.log(line);
+  const file = process.env["VRAM_TEST_COUNTS"];
+  if (file !== undefined) appendFileSync(file, `${line}\n`);
+}
