@@ -5,7 +5,7 @@
  */
 import type { KeyObject } from "node:crypto";
 import { constants, existsSync, promises } from "node:fs";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import type { Backend } from "../cuda/driver.ts";
 import { Mutex } from "../dispose.ts";
@@ -67,9 +67,21 @@ async function writeAtomically(directory: string, name: string, content: string)
   await syncDirectory(directory);
 }
 
+/** Makes a directory and its parents. Node's own `recursive` never ends where a file system refuses with ENOENT (/proc). */
+async function makeDirectory(directory: string): Promise<void> {
+  try {
+    await promises.mkdir(directory, { mode: 0o700 });
+  } catch (error) {
+    if (existsSync(directory)) return;
+    if (existsSync(dirname(directory))) throw error;
+    await makeDirectory(dirname(directory));
+    await promises.mkdir(directory, { mode: 0o700 });
+  }
+}
+
 /** Opens or makes the directory; it must be ours and closed to others. */
 async function requirePrivateDirectory(directory: string): Promise<void> {
-  await promises.mkdir(directory, { recursive: true, mode: 0o700 }).catch((cause: unknown) => {
+  await makeDirectory(resolve(directory)).catch((cause: unknown) => {
     throw invalid(`${directory}: the state directory cannot be made`, cause);
   });
   const stats = await promises.stat(directory);

@@ -44,8 +44,12 @@ function trigger(nth: number, forGood: boolean, make: (call: string) => Error) {
   let seen = 0;
   let fired = 0;
   return {
-    arm: () => void (armed = true),
-    disarm: () => void (armed = false),
+    arm: () => {
+      armed = true;
+    },
+    disarm: () => {
+      armed = false;
+    },
     fired: () => fired,
     pass: (call: string): void => {
       if (!armed) return;

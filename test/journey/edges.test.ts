@@ -154,6 +154,15 @@ describe("a mismatch stays a mismatch", () => {
 });
 
 describe("the state directory", () => {
+  it("is made with its parents, and refused where none can be made", async () => {
+    const stateDir = join(await temporaryFolder(), "a", "b", "state");
+    await (await openSmall({ stateDir })).vram.close();
+    expect((await stat(join(stateDir, ".."))).mode & 0o777).toBe(0o700);
+    for (const nowhere of ["/proc/nope", "/proc/nope/deeper", "/dev/null/x"]) {
+      expect(await codeOf(openSmall({ stateDir: nowhere })), nowhere).toBe("STATE_INVALID");
+    }
+  });
+
   it("refuses what it did not write, and says which file", async () => {
     const texts = [
       "",

@@ -27,7 +27,7 @@ describe.each(["gguf", "safetensors"] as const)("valid %s files", (format) => {
         const error = errorOf(() => parse(cut, byteLength));
         if (!(error instanceof VramError)) throw new Error(`cut at ${byteLength}: ${String(error)}`);
         expect(error.code).toBe("MODEL_MALFORMED");
-        expect(errorOf(() => grow(parse, cut, 0))).toMatchObject({ message: error.message });
+        expect((errorOf(() => grow(parse, cut, 0)) as VramError).message).toBe(error.message);
       }
     },
   );
@@ -35,10 +35,10 @@ describe.each(["gguf", "safetensors"] as const)("valid %s files", (format) => {
   it.each(files.map((file) => [file.byteLength, file] as const))(
     "[VR-IN-02] of %d bytes, of which a prefix is at hand, are asked for more or known already",
     (_, file) => {
-      const whole = parse(file, file.byteLength);
+      const whole = JSON.stringify(parse(file, file.byteLength));
       for (let byteLength = 0; byteLength < file.byteLength; byteLength += 1) {
-        const { parsed } = grow(parse, file, byteLength);
-        expect(parsed).toEqual(whole);
+        // As text: thousands of deep comparisons would be most of this test's time.
+        if (JSON.stringify(grow(parse, file, byteLength).parsed) !== whole) throw new Error(`from ${byteLength} on`);
       }
     },
   );

@@ -78,6 +78,7 @@ export function openAllocations(): Allocations {
   const dropIfUnused = (allocation: Allocation): void => {
     if (allocation.handles + allocation.mappings + allocation.fds > 0) return;
     live.delete(allocation.cuHandle);
+    allocation.physical.drop();
     used.set(allocation.ordinal, usedOn(allocation.ordinal) - allocation.physical.byteLength);
   };
   const get = (cuHandle: bigint, call: string): Allocation => {

@@ -10,6 +10,7 @@
  */
 import { assert } from "../../assert.ts";
 import { LIMITS } from "../../limits.ts";
+import { giveBacking, takeBacking } from "./backing.ts";
 
 export const GRANULE_BYTES = LIMITS.granuleBytes;
 const PAGE_BYTES = 4096;
@@ -29,6 +30,8 @@ export interface PhysicalMemory {
   fill(offset: number, value: number, byteLength: number): void;
   /** The range in pieces that do not cross a granule, in order. Valid until the range is written. */
   segments(offset: number, byteLength: number): Iterable<Segment>;
+  /** Gives its host memory back. Nothing may be called afterwards. */
+  drop(): void;
 }
 
 const ZEROS = Buffer.alloc(GRANULE_BYTES);
@@ -92,6 +95,8 @@ interface Granules {
   /** Whether it is zero without being stored. */
   isZero(granule: number): boolean;
   makeZero(granule: number): void;
+  /** Gives all stored granules back. */
+  drop(): void;
   /** The piece of a stored granule; undefined if it is not stored. */
   read(piece: Piece): Uint8Array<SharedArrayBuffer> | undefined;
   /** The piece as stored bytes; all of it is about to be overwritten. */
@@ -121,9 +126,10 @@ function openGranules(count: number, seed: number): Granules {
   };
 
   const open = (piece: Piece): StoredGranule => {
-    const bytes = new Uint8Array(new SharedArrayBuffer(GRANULE_BYTES));
+    const bytes = new Uint8Array(takeBacking(GRANULE_BYTES));
     const whole = piece.byteLength === GRANULE_BYTES;
     const dirty = !whole && zeroed[piece.granule] === 0;
+    if (!whole && !dirty) bytes.fill(0);
     const untouched = dirty ? new Uint8Array(GRANULE_BYTES / PAGE_BYTES).fill(1) : undefined;
     const opened = { bytes, untouched };
     stored.set(piece.granule, opened);
@@ -136,8 +142,14 @@ function openGranules(count: number, seed: number): Granules {
     },
     isZero: (granule) => zeroed[granule] === 1 && !stored.has(granule),
     makeZero: (granule) => {
+      const known = stored.get(granule);
+      if (known !== undefined) giveBacking(known.bytes.buffer);
       stored.delete(granule);
       zeroed[granule] = 1;
+    },
+    drop: () => {
+      for (const { bytes } of stored.values()) giveBacking(bytes.buffer);
+      stored.clear();
     },
     read: (piece) => {
       const known = stored.get(piece.granule);
@@ -161,6 +173,7 @@ export function openPhysicalMemory(byteLength: number, seed: number): PhysicalMe
   return {
     byteLength,
     storedBytes: () => granules.storedCount * GRANULE_BYTES,
+    drop: () => granules.drop(),
     read: (offset, into) => {
       inside(offset, into.byteLength);
       for (const piece of pieces(offset, into.byteLength)) {

@@ -5,6 +5,7 @@
  */
 import type { PinnedMemory } from "../driver.ts";
 import { cudaError, STATUS } from "../status.ts";
+import { giveBacking, takeBacking } from "./backing.ts";
 import type { Context } from "./context.ts";
 import { EmulatorLint } from "./lint.ts";
 import { type Range, rangeList } from "./ranges.ts";
@@ -37,6 +38,7 @@ export function openPinnedBlocks(): PinnedBlocks {
   const drop = (block: PinnedBlock): void => {
     block.bytes.subarray(0, POISON_BYTES).fill(POISON);
     ranges.remove(block);
+    giveBacking(block.bytes.buffer);
   };
 
   return {
@@ -44,7 +46,7 @@ export function openPinnedBlocks(): PinnedBlocks {
       if (!Number.isSafeInteger(byteLength) || byteLength <= 0) {
         throw cudaError("memory.allocatePinned", STATUS.INVALID_VALUE);
       }
-      const bytes = new Uint8Array(new SharedArrayBuffer(byteLength));
+      const bytes = new Uint8Array(takeBacking(byteLength));
       const start = ranges.next();
       ranges.add({ start, byteLength, bytes, context, references: 0 });
       return { cuPointer: start, bytes };
