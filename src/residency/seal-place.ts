@@ -63,6 +63,9 @@ export async function findExisting(
       `${source.shardName} is resident on another device; give its digest to copy it`,
     );
   }
+  if (here.state === "evicted") {
+    throw new VramError("SEAL_IN_PROGRESS", `${source.shardName} was evicted while it was compared; try again`);
+  }
   if (here.state !== "sealed") {
     throw new VramError("SHARD_NOT_RESIDENT", `${source.shardName} is ${here.state}; evict it first`);
   }

@@ -46,13 +46,16 @@ export async function requireClean(
   for (const { shardId } of system.vram.list()) await system.vram.evict(shardId);
   expect(system.vram.list(), what).toEqual([]);
   const state = system.vram.devices()[0]?.state;
-  const lint = system.open.driver.emulation.pendingLint();
-  expect(lint, what).toBeUndefined();
+  expect(system.open.driver.emulation.pendingLint(), what).toBeUndefined();
+  // Memory the driver refused to take back is owned up to; after a stall none is given back, on purpose.
+  const leaked = system.entries.some((entry) => entry.type === "release_failed");
+  const stalled = system.entries.some((entry) => entry.type === "device_lost" && entry.code === "DEVICE_STALLED");
+  // What is left is the scratch of each device.
+  const { emulation } = system.open.driver;
+  if (!leaked && !stalled) expect(emulation.allocations(), what).toHaveLength(system.open.workers.length);
   if (state !== "lost") {
     const { bytesUsed, bytesReserved, bytesUnreclaimed } = await system.vram.capacity();
     expect({ bytesUsed, bytesReserved }, what).toEqual({ bytesUsed: 0, bytesReserved: 0 });
-    // Memory the driver refused to take back is owned up to, and only then is there any.
-    const leaked = system.entries.some((entry) => entry.type === "release_failed");
     if (!leaked) expect(bytesUnreclaimed, what).toBe(0);
   }
   return state;

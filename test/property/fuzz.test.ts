@@ -13,6 +13,7 @@ import { parseGguf } from "../../src/source/gguf.ts";
 import { parseSafetensors } from "../../src/source/safetensors.ts";
 import type { HeaderParse } from "../../src/source/tensors.ts";
 import { hostileCorpus } from "../helpers/corpus.ts";
+import { reportCount } from "../helpers/counts.ts";
 import { type FuzzFormat, mutate, randomOf, VALID_FILES } from "../helpers/mutate.ts";
 
 const MUTATIONS = 20_000;
@@ -20,7 +21,7 @@ const SLOWEST_MS = 50;
 const { VRAM_FUZZ_SEED, VRAM_FUZZ_MINUTES } = process.env;
 const seed = Number(VRAM_FUZZ_SEED ?? Math.floor(Math.random() * 2 ** 31));
 const minutes = Number(VRAM_FUZZ_MINUTES ?? 0);
-console.log(`fuzz: VRAM_FUZZ_SEED=${seed}`);
+reportCount(`fuzz: VRAM_FUZZ_SEED=${seed}`);
 
 const FINDINGS = resolve(import.meta.dirname, "../vectors/hostile/findings");
 const FORMATS: readonly FuzzFormat[] = ["gguf", "safetensors"];
@@ -35,7 +36,7 @@ const BASES: Readonly<Record<FuzzFormat, readonly Uint8Array[]>> = {
 const tally = { mutations: 0, accepted: 0, refused: 0, rules: new Set<string>() };
 afterAll(() => {
   const { mutations, accepted, refused, rules } = tally;
-  console.log(
+  reportCount(
     `fuzz: ${mutations} mutations, seed ${seed}, ${accepted} accepted, ${refused} refused, rules hit ${rules.size}`,
   );
 });

@@ -9,6 +9,7 @@ import type { EmulatedFaults } from "../../src/cuda/emulated/faults.ts";
 import { STATUS } from "../../src/cuda/status.ts";
 import { liveHandles } from "../../src/testing.ts";
 import { type Chaos, chaosOf } from "../helpers/chaos.ts";
+import { reportCount } from "../helpers/counts.ts";
 import { forbidUnhandledRejections } from "../helpers/sweep.ts";
 import { codeOf, MIB, type Recorded, randomFile, temporaryFolder } from "../helpers/vram.ts";
 
@@ -18,7 +19,7 @@ const { VRAM_TEST_SEED } = process.env;
 const SEED = Number(VRAM_TEST_SEED ?? Math.floor(Math.random() * 2 ** 31));
 const RUNS = 40;
 let count = 0;
-afterAll(() => console.log(`interleavings: ${count}, VRAM_TEST_SEED=${SEED}`));
+afterAll(() => reportCount(`interleavings: ${count}, VRAM_TEST_SEED=${SEED}`));
 
 const granules = (bytes: number): number => Math.ceil(bytes / (2 * MIB)) * 2 * MIB;
 

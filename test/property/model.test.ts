@@ -7,6 +7,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
 import { expect, it } from "vitest";
+import { reportCount } from "../helpers/counts.ts";
 import { forbidUnhandledRejections } from "../helpers/sweep.ts";
 import { Twin } from "../helpers/twin.ts";
 import { CONTENTS, command, firstSeal } from "../helpers/twin-commands.ts";
@@ -42,7 +43,7 @@ it(`[VR-MEM-04] [VR-VER-06] random sequences agree with the model (seed ${SEED})
     sequences += 1;
   });
   await fc.assert(property, { seed: SEED, numRuns: RUNS });
-  console.log(`model: ${sequences} sequences of ${commands} commands, VRAM_TEST_SEED=${SEED}`);
-  console.log(`model: ${[...ends].map(([end, count]) => `${count} × ${end}`).join(", ")}`);
+  reportCount(`model: ${sequences} sequences of ${commands} commands, VRAM_TEST_SEED=${SEED}`);
+  reportCount(`model: ${[...ends].map(([end, count]) => `${count} × ${end}`).join(", ")}`);
   expect(sequences).toBeGreaterThanOrEqual(RUNS);
 });

@@ -12,6 +12,7 @@ import { fsverityDigest } from "../../src/hash/descriptor.ts";
 import { BLOCK_BYTES, blockCount, HASHES_PER_BLOCK, keptHashCount, treeGeometry } from "../../src/hash/geometry.ts";
 import { liveHandles } from "../../src/testing.ts";
 import type { Damage } from "../../src/verify/report.ts";
+import { reportCount } from "../helpers/counts.ts";
 import { digestOf } from "../helpers/reference.ts";
 import { MIB, openSmall, randomFile } from "../helpers/vram.ts";
 
@@ -91,7 +92,7 @@ describe("many shards", () => {
       Object.entries(figures)
         .map(([what, ms]) => `${what} ${ms.toFixed(2)} ms`)
         .join(", ");
-    console.log(
+    reportCount(
       `scale: at 100: ${shown(few)}; at 10,000: ${shown(many)}; sealing ${(sealing / 9900).toFixed(2)} ms each`,
     );
     expect(vram.list()).toHaveLength(10_000);
@@ -100,7 +101,7 @@ describe("many shards", () => {
     expect(many.evict).toBeLessThan(5 * few.evict);
     expect(many.list).toBeLessThan(5 * 100 * few.list);
     const closing = await millisecondsOf(() => vram.close());
-    console.log(`scale: closing with 10,000 shards ${(closing / 1000).toFixed(1)} s`);
+    reportCount(`scale: closing with 10,000 shards ${(closing / 1000).toFixed(1)} s`);
   });
 
   it("200 cycles of sealing and evicting leave handles, descriptors and memory as they were", async () => {
@@ -123,7 +124,7 @@ describe("many shards", () => {
     const rss = await residentBytes();
     for (let round = 0; round < 200; round += 1) await cycle();
     const grown = (await residentBytes()) - rss;
-    console.log(
+    reportCount(
       `scale: 200 cycles: resident memory ${(grown / MIB).toFixed(1)} MiB, descriptors ${await descriptors()}`,
     );
     expect(await held()).toEqual(before);
@@ -153,7 +154,7 @@ describe("large shards", () => {
     const shard = open.system.registry.find("large");
     expect(await open.devices[0]?.measure(shard.allocationId)).toMatchObject({ windows: 2, bytesCovered: byteLength });
     expect(open.driver.emulation.storedBytes()).toBeLessThan(64 * MIB);
-    console.log(`scale: 4 GiB + 4,097 bytes sealed in ${(sealing / 1000).toFixed(1)} s`);
+    reportCount(`scale: 4 GiB + 4,097 bytes sealed in ${(sealing / 1000).toFixed(1)} s`);
     for (const offset of [2 ** 32 - 1, 2 ** 32, byteLength - 1]) {
       await flipBit("large", offset, 7);
       const error = await vram.verify("large").then(

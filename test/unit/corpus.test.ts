@@ -7,6 +7,7 @@ import { parseGguf } from "../../src/source/gguf.ts";
 import { parseSafetensors } from "../../src/source/safetensors.ts";
 import { openSource } from "../../src/source/source.ts";
 import { type CorpusEntry, corpusIndex, hostileCorpus } from "../helpers/corpus.ts";
+import { reportCount } from "../helpers/counts.ts";
 import { expectRefusal } from "../helpers/header-parses.ts";
 
 const CORPUS = resolve(import.meta.dirname, "../vectors/hostile");
@@ -17,7 +18,7 @@ const SLOWEST_MS = 1000;
 const made = hostileCorpus();
 const index = JSON.parse(readFileSync(resolve(CORPUS, "index.json"), "utf8")) as readonly CorpusEntry[];
 const of = (format: string): readonly CorpusEntry[] => index.filter(({ file }) => file.startsWith(`${format}/`));
-console.log(`corpus: ${of("gguf").length} GGUF cases, ${of("safetensors").length} safetensors cases`);
+reportCount(`corpus: ${of("gguf").length} GGUF cases, ${of("safetensors").length} safetensors cases`);
 
 /** What this thread holds, in its heap and outside. */
 const bytesHeld = (): number => {
