@@ -48,7 +48,7 @@ export interface SealSetOptions {
   readonly shards?: number;
   /** Devices by ordinal or UUID, member i on device i modulo their number; default the first. */
   readonly devices?: readonly (number | string)[];
-  /** What a single file must be as a whole, as in `SealOptions`. It is then read once more, to be digested. */
+  /** What a single file that is not cut must be, as in `SealOptions`. */
   readonly expected?: string;
   readonly sha256?: boolean;
   readonly maxAgeMs?: number;

@@ -4,7 +4,7 @@
  * of the thing that was being released. Node.js 20 has `Symbol.asyncDispose` but no `DisposableStack`; this is ours.
  */
 import { assert } from "./assert.ts";
-import { VramError } from "./errors.ts";
+import { throwIfAborted, VramError } from "./errors.ts";
 
 /** Told of every release that failed: which one, and why. Must not throw. */
 export type ReleaseFailureReporter = (what: string, error: unknown) => void;
@@ -50,10 +50,25 @@ export class UndoStack {
 export class Mutex {
   #tail: Promise<unknown> = Promise.resolve();
 
-  async run<T>(task: () => Promise<T>): Promise<T> {
-    const result = this.#tail.then(task);
+  /** `signal` ends the waiting only: a task that has started is not left alone. */
+  async run<T>(task: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    let started = false;
+    const result = this.#tail.then(() => {
+      started = true;
+      throwIfAborted(signal);
+      return task();
+    });
     this.#tail = result.catch(() => undefined);
-    return result;
+    if (signal === undefined) return result;
+    return new Promise((resolve, reject) => {
+      const onAbort = (): void => {
+        if (!started) reject(new VramError("ABORTED", "the operation was aborted", { cause: signal.reason }));
+      };
+      if (signal.aborted) onAbort();
+      signal.addEventListener("abort", onAbort, { once: true });
+      const done = (): void => signal.removeEventListener("abort", onAbort);
+      result.then(resolve, reject).finally(done);
+    });
   }
 }
 

@@ -118,7 +118,7 @@ class OpenVram implements Vram {
       const request = toRequest(source, options, system.modelRoots);
       const worker = findWorker(workers, options.device);
       if (request.spec.kind !== "path")
-        return sealModel(system, worker, withSignal(request, this.#signal(options.signal)));
+        return (await sealModel(system, worker, withSignal(request, this.#signal(options.signal)))).result;
       const members = await expandSource(request.spec.path, system.modelRoots, nodeFileSystem);
       const [only, second] = members;
       if (only === undefined || second !== undefined) {
@@ -128,7 +128,7 @@ class OpenVram implements Vram {
         );
       }
       const spec = { ...request.spec, path: only };
-      return sealModel(system, worker, { ...withSignal(request, this.#signal(options.signal)), spec });
+      return (await sealModel(system, worker, { ...withSignal(request, this.#signal(options.signal)), spec })).result;
     });
   }
 

@@ -3,4 +3,8 @@
 import { processHost } from "./host.ts";
 import { main } from "./main.ts";
 
-process.exitCode = await main(process.argv.slice(2), processHost());
+const host = processHost();
+const code = await main(process.argv.slice(2), host);
+process.stdout.write("", () => {
+  process.exitCode = code === 0 && host.outFailed?.() === true ? 1 : code;
+});

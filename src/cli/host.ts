@@ -1,4 +1,5 @@
 /** What a command may touch of the outside: two text outputs, the environment, and a signal to stop. */
+import { isatty } from "node:tty";
 import pc from "picocolors";
 import { printable } from "../bytes.ts";
 import { toVramError } from "../errors.ts";
@@ -15,6 +16,8 @@ export interface Host {
   /** Width of the terminal, in columns. */
   readonly columns: number;
   readonly signal: AbortSignal;
+  /** Whether data could not be written, other than to a reader that went away. */
+  outFailed?(): boolean;
 }
 
 export type Colors = ReturnType<typeof pc.createColors>;
@@ -37,18 +40,20 @@ export function printError(host: Host, thrown: unknown): void {
 export function processHost(): Host {
   const stop = new AbortController();
   for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stop.abort(name));
+  // Whoever read our output went away, or it cannot be written: the command still finishes, and its verdict stands.
+  let unwritable = false;
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    // The reader of a pipe went away: nothing is left to say to it.
-    if (error.code === "EPIPE") process.exit(0);
-    throw error;
+    if (error.code !== "EPIPE") unwritable = true;
   });
+  process.stderr.on("error", () => undefined);
   return {
     out: (text) => void process.stdout.write(text),
     err: (text) => void process.stderr.write(text),
     env: process.env,
-    outIsTerminal: process.stdout.isTTY,
-    errIsTerminal: process.stderr.isTTY,
+    outIsTerminal: isatty(1),
+    errIsTerminal: isatty(2),
     columns: process.stderr.columns,
     signal: stop.signal,
+    outFailed: () => unwritable,
   };
 }

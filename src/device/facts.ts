@@ -23,7 +23,7 @@ export function readDeviceFacts(driver: CudaDriver, cuDevice: number, wddm: bool
 export function readDeviceInfo(driver: CudaDriver, ordinal: number, wddm: boolean): DeviceInfo {
   const cuDevice = driver.device.get(ordinal);
   const attribute = (name: DeviceAttribute): number => driver.device.attribute(cuDevice, name);
-  return {
+  return Object.freeze({
     ordinal,
     uuid: driver.device.uuid(cuDevice),
     name: driver.device.name(cuDevice),
@@ -33,8 +33,8 @@ export function readDeviceInfo(driver: CudaDriver, ordinal: number, wddm: boolea
     bytesTotal: driver.device.totalMemory(cuDevice),
     granuleBytes: driver.memory.granularity(cuDevice),
     l2CacheBytes: attribute("l2CacheBytes"),
-    facts: readDeviceFacts(driver, cuDevice, wddm),
-  };
+    facts: Object.freeze(readDeviceFacts(driver, cuDevice, wddm)),
+  });
 }
 
 const MEMORY_TYPES: Record<number, AllocationFacts["memoryType"]> = { 1: "host", 2: "device", 4: "unified" };

@@ -190,7 +190,7 @@ class OpenLocalDevice implements LocalDevice {
 
   upload(request: UploadRequest, watch: UploadWatch) {
     const { context, uploads, ring } = this.#parts;
-    return this.#uploading.run(() =>
+    const task = () =>
       this.#guard(async () => {
         const source = present(this.#sources.get(request.sourceId), "the source");
         const allocation = this.#allocation(request.allocationId);
@@ -202,8 +202,8 @@ class OpenLocalDevice implements LocalDevice {
         });
         await allocation.withWritableAlias(uploads, (alias) => pump(source, alias, uploads, ring, witness, watch));
         return uploadResult(source.info.byteLength, context.clock.monotonicMs() - start, witness);
-      }),
-    );
+      });
+    return this.#uploading.run(task, watch.signal);
   }
 
   digestSource(sourceId: SourceId, sha256: boolean, watch: UploadWatch) {

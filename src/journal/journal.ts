@@ -38,7 +38,7 @@ export function createJournal(clock: Clock): Journal {
     } catch {
       // What happened matters more than when: without a clock an entry has the time of the one before it.
     }
-    return { ...body, seq, timeMs, durability };
+    return Object.freeze({ ...body, seq, timeMs, durability });
   };
 
   const offer = (entry: Entry): Promise<void>[] => {

@@ -9,8 +9,8 @@ import type { Shard } from "./shard.ts";
 export interface Registry {
   /** Reserves a name for a seal in flight; the function returned gives it up. `SEAL_IN_PROGRESS` if it is taken. */
   claim(name: string): () => void;
-  /** Reserves the id of a shard of this name; the function returned gives it up. `NAME_CONFLICT` if another has it. */
-  claimId(shardId: string, name: string): () => void;
+  /** Reserves the id of a shard of this name and device; the function gives it up. `NAME_CONFLICT` if another has it. */
+  claimId(shardId: string, name: string, deviceUuid: string): () => void;
   /** Shards of this name, at most one per device. */
   named(name: string): readonly Shard[];
   add(shard: Shard): void;
@@ -42,11 +42,12 @@ export function createRegistry(): Registry {
         () => new VramError("SEAL_IN_PROGRESS", `a shard named ${name} is being sealed`, { details: { name } }),
       );
     },
-    claimId: (shardId, name) => {
+    claimId: (shardId, name, deviceUuid) => {
       const taken = (): VramError => conflict(`the id ${shardId} is taken`);
       const held = byId.get(shardId);
       const isName = byName.has(shardId) || (shardId !== name && claimed.has(`name:${shardId}`));
-      if ((held !== undefined && held.seal.name !== name) || isName) throw taken();
+      const isOthers = held !== undefined && (held.seal.name !== name || held.device.uuid !== deviceUuid);
+      if (isOthers || isName) throw taken();
       return claim(`id:${shardId}`, taken);
     },
     named: (name) => byName.get(name) ?? [],

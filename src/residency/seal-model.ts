@@ -18,15 +18,21 @@ export interface SealResult {
   readonly seal: Seal;
 }
 
+/** The same, and whether this call made the shard: one that was resident already is nobody's to undo. */
+export interface SealOutcome {
+  readonly result: SealResult;
+  readonly created: boolean;
+}
+
 /** Seals one source on one device. */
-export async function sealModel(system: System, worker: Worker, request: SealRequest): Promise<SealResult> {
+export async function sealModel(system: System, worker: Worker, request: SealRequest): Promise<SealOutcome> {
   requireRunning(worker);
   const undo = new UndoStack(system.reportRelease);
   const claims = new UndoStack(system.reportRelease);
   try {
     const source = await place.openAndClaim(system, worker, request, claims);
     const existing = await place.findExisting(system, worker, request, source);
-    if (existing !== undefined) return existing;
+    if (existing !== undefined) return { result: existing, created: false };
 
     const room = await place.reserve(system, worker, source, undo);
     const allocationId = await place.allocate(system, worker, source, room, undo);
@@ -38,7 +44,7 @@ export async function sealModel(system: System, worker: Worker, request: SealReq
     await prove.record(system, worker, request, shard);
     const result = prove.register(system, worker, shard);
     undo.disarm();
-    return result;
+    return { result, created: true };
   } catch (thrown) {
     await undo.unwind();
     throw toVramError(thrown);

@@ -31,7 +31,7 @@ export async function openAndClaim(
   }
   claims.defer("name", system.registry.claim(shardName));
   const shardId = request.shardId ?? createShardId();
-  claims.defer("id", system.registry.claimId(shardId, shardName));
+  claims.defer("id", system.registry.claimId(shardId, shardName, worker.ref.uuid));
   system.journal.note({ type: "source_opened", name: shardName, format, byteLength, tensorCount: tensors.length });
   return { ...source, shardName, shardId };
 }

@@ -9,7 +9,7 @@ import type { Reservation } from "./ledger.ts";
 import { checkAllocation, policyError } from "./policy.ts";
 import type { SealResult } from "./seal-model.ts";
 import { comparedWith, mismatch, type NamedSource, requireExpected, type SealRequest } from "./seal-request.ts";
-import { recordOf, type Shard } from "./shard.ts";
+import { type LastMeasured, recordOf, type Shard } from "./shard.ts";
 import { requireRunning, type System, type Worker } from "./worker.ts";
 
 /** Asks the driver what the memory is, and the policy whether that will do. */
@@ -35,8 +35,9 @@ export async function measure(
   request: SealRequest,
   source: NamedSource,
   allocationId: AllocationId,
-): Promise<Measurement> {
+): Promise<BegunMeasurement> {
   throwIfAborted(request.signal);
+  const begun = { wallMs: system.clock.wallMs(), monotonicMs: system.clock.monotonicMs() };
   const measured = await worker.device.measure(allocationId);
   const { bytesCovered, durationMs } = measured;
   const digest = toHex(measured.digest);
@@ -48,7 +49,7 @@ export async function measure(
     bytesCovered,
     durationMs,
   });
-  return measured;
+  return { ...measured, begun };
 }
 
 /** The measurement against the digest given, or against that of the bytes that were read. */
@@ -88,12 +89,17 @@ export interface Sealable {
   readonly room: Reservation;
   readonly allocationId: AllocationId;
   readonly uploaded: UploadResult;
-  readonly measured: Measurement;
+  readonly measured: BegunMeasurement;
+}
+
+/** A measurement and when it began: freshness counts from there. */
+export interface BegunMeasurement extends Measurement {
+  readonly begun: LastMeasured;
 }
 
 /** Puts the mac over every field. */
 export function seal(system: System, worker: Worker, request: SealRequest, source: NamedSource, made: Sealable): Shard {
-  const now = { wallMs: system.clock.wallMs(), monotonicMs: system.clock.monotonicMs() };
+  const sealedAtMs = Math.floor(system.clock.wallMs());
   return {
     seal: createSeal(worker.keys, {
       instanceId: system.instanceId,
@@ -111,7 +117,7 @@ export function seal(system: System, worker: Worker, request: SealRequest, sourc
       backend: worker.device.info.backend,
       deviceUuid: worker.ref.uuid,
       policyDigest: system.policyDigest,
-      sealedAtMs: Math.floor(now.wallMs),
+      sealedAtMs,
       maxAgeMs: request.maxAgeMs,
     }),
     device: worker.ref,
@@ -122,7 +128,7 @@ export function seal(system: System, worker: Worker, request: SealRequest, sourc
     source: request.spec.kind === "path" ? request.spec : undefined,
     use: new Mutex(),
     state: "sealed",
-    lastMeasured: now,
+    lastMeasured: made.measured.begun,
     leases: 0,
     exports: 0,
   };

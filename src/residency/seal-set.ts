@@ -4,16 +4,16 @@
  */
 
 import { present } from "../assert.ts";
-import { toHex } from "../bytes.ts";
+import { UndoStack } from "../dispose.ts";
 import { toVramError, VramError } from "../errors.ts";
 import type { NamedDigest } from "../hash/descriptor.ts";
-import { cleanName } from "../seal/names.ts";
+import { cleanName, requireName } from "../seal/names.ts";
 import { createSetSeal, type SetSeal } from "../seal/set.ts";
 import { cutAtTensors } from "../source/cut.ts";
 import type { FormatOptions, SourceSpec } from "../source/source.ts";
 import { evict } from "./evict.ts";
 import { type SealResult, sealModel } from "./seal-model.ts";
-import { requireExpected, type SealRequest } from "./seal-request.ts";
+import type { SealRequest } from "./seal-request.ts";
 import type { System, Worker } from "./worker.ts";
 
 export interface SetRequest {
@@ -23,7 +23,7 @@ export interface SetRequest {
   readonly name: string;
   /** Into how many shards a single file is cut; 1 leaves it whole. */
   readonly shards: number;
-  /** What the whole file must be, when a single file is cut. */
+  /** What the file must be, when it is a single one and not cut. */
   readonly expected: NamedDigest | undefined;
   readonly format: FormatOptions;
   readonly sha256: boolean;
@@ -42,46 +42,41 @@ interface Member {
   readonly name: string;
 }
 
-/** Where a file is cut, and its digest as a whole if that was asked for. */
-async function planCut(system: System, worker: Worker, path: string, request: SetRequest) {
+/** Where a single file is cut. */
+async function planCut(system: System, worker: Worker, path: string, request: SetRequest): Promise<Member[]> {
   const whole: SourceSpec = { kind: "path", path, roots: system.modelRoots };
   const { sourceId, tensors, byteLength, identity, format } = await worker.device.openSource(
     whole,
     request.format,
     request.signal,
   );
-  try {
-    let digest = "";
-    if (request.expected !== undefined) {
-      const wantsSha256 = request.expected.kind === "sha256";
-      const digested = await worker.device.digestSource(sourceId, wantsSha256, { signal: request.signal });
-      requireExpected(request, request.name, digested);
-      digest = toHex(present(digested.digest, "the digest of the whole file"));
-    }
-    const file = { identity: present(identity, "the file's identity"), format };
-    const parts = cutAtTensors(tensors, byteLength, request.shards).map((part) => ({ ...part, ...file }));
-    const members = parts.map((part, index): Member => {
-      const place = `${String(index + 1).padStart(5, "0")}-of-${String(parts.length).padStart(5, "0")}`;
-      return { spec: { ...whole, part }, name: `${request.name}/${place}` };
-    });
-    return { digest, members };
-  } finally {
-    await worker.device.closeSource(sourceId);
-  }
+  await worker.device.closeSource(sourceId);
+  const file = { identity: present(identity, "the file's identity"), format };
+  const parts = cutAtTensors(tensors, byteLength, request.shards).map((part) => ({ ...part, ...file }));
+  return parts.map((part, index): Member => {
+    const place = `${String(index + 1).padStart(5, "0")}-of-${String(parts.length).padStart(5, "0")}`;
+    return { spec: { ...whole, part }, name: requireName(`${request.name}/${place}`) };
+  });
 }
 
-async function planMembers(system: System, worker: Worker, request: SetRequest) {
+function planMembers(system: System, worker: Worker, request: SetRequest): Promise<Member[]> | Member[] {
   const [only, second] = request.paths;
-  if (only !== undefined && second === undefined) return planCut(system, worker, only, request);
-  if (request.shards > 1 || request.expected !== undefined) {
-    throw new VramError("INVALID_ARGUMENT", "shards and expected belong to a single file, not to a set of files");
+  const single = only !== undefined && second === undefined;
+  if (request.shards > 1 && !single) throw invalid("only a single file can be cut into shards");
+  // A digest of the whole from a reading of its own would say nothing about the bytes that were then uploaded.
+  if (request.expected !== undefined && (!single || request.shards > 1)) {
+    throw invalid("expected belongs to a single file that is not cut; each shard is witnessed as it is read");
   }
-  const members = request.paths.map((path): Member => {
+  if (single) return planCut(system, worker, only, request);
+  return request.paths.map((path): Member => {
     const base = cleanName(path.slice(path.lastIndexOf("/") + 1));
-    return { spec: { kind: "path", path, roots: system.modelRoots }, name: `${request.name}/${base}` };
+    const spec: SourceSpec = { kind: "path", path, roots: system.modelRoots };
+    return { spec, name: requireName(`${request.name}/${base}`) };
   });
-  return { digest: "", members };
 }
+
+const invalid = (why: string): VramError =>
+  new VramError("INVALID_ARGUMENT", why, { details: { argument: "options" } });
 
 function memberRequest(
   request: SetRequest,
@@ -90,17 +85,18 @@ function memberRequest(
   total: number,
   signal: AbortSignal,
 ): SealRequest {
-  const { format, sha256, maxAgeMs } = request;
-  const place = { shardIndex: index, totalShards: total, shardId: undefined, expected: undefined };
-  return { spec: member.spec, name: member.name, format, sha256, maxAgeMs, signal, ...place };
+  const { format, sha256, maxAgeMs, expected } = request;
+  const place = { shardIndex: index, totalShards: total, shardId: undefined };
+  return { spec: member.spec, name: member.name, format, sha256, maxAgeMs, expected, signal, ...place };
 }
 
-/** Seals the members, device by device at the same time; the first failure stops the others. */
+/** Seals the members, device by device at the same time; the first failure stops the others, and none stays. */
 async function sealMembers(
   system: System,
   workers: readonly Worker[],
   request: SetRequest,
   members: readonly Member[],
+  undo: UndoStack,
 ): Promise<SealResult[]> {
   const stop = new AbortController();
   const signal = AbortSignal.any([request.signal, stop.signal]);
@@ -110,58 +106,62 @@ async function sealMembers(
     for (let index = position; index < members.length && failure === undefined; index += workers.length) {
       const member = present(members[index], "a member of the set");
       try {
-        sealed.set(
-          index,
-          await sealModel(system, worker, memberRequest(request, member, index, members.length, signal)),
-        );
+        const single = memberRequest(request, member, index, members.length, signal);
+        const { result, created } = await sealModel(system, worker, single);
+        sealed.set(index, result);
+        if (created) undo.defer("a set's member", () => evictMember(system, worker, result));
       } catch (thrown) {
         failure ??= toVramError(thrown);
         stop.abort();
       }
     }
   };
-  const before = new Set(system.registry.all());
   await Promise.all(workers.map(sealOn));
-  if (failure === undefined) return members.map((_, index) => present(sealed.get(index), "a sealed member"));
-  await evictNew(system, workers, before, [...sealed.values()]);
-  throw failure;
+  if (failure !== undefined) throw failure;
+  return members.map((_, index) => present(sealed.get(index), "a sealed member"));
 }
 
-/** Evicts those of `sealed` that were not resident `before`. */
-async function evictNew(
-  system: System,
-  workers: readonly Worker[],
-  before: ReadonlySet<unknown>,
-  sealed: readonly SealResult[],
-): Promise<void> {
-  for (const { record } of sealed) {
-    const shard = system.registry.all().find((one) => one.seal.shardId === record.shardId);
-    const worker = workers.find((one) => one.ref.uuid === record.device.uuid);
-    if (shard === undefined || worker === undefined || before.has(shard)) continue;
-    await evict(system, worker, shard).catch((error: unknown) => system.reportRelease("a set's member", error));
-  }
+/** Evicts what this set sealed, if nobody evicted it meanwhile. */
+async function evictMember(system: System, worker: Worker, { seal }: SealResult): Promise<void> {
+  const shard = system.registry.all().find((one) => one.seal.shardId === seal.shardId);
+  if (shard !== undefined) await evict(system, worker, shard);
+}
+
+/** Every member must be resident still: a seal of the whole is never made over one that is gone. */
+function requireResident(system: System, sealed: readonly SealResult[]): void {
+  const resident = new Set(
+    system.registry
+      .all()
+      .filter((shard) => shard.state === "sealed")
+      .map((shard) => shard.seal.mac),
+  );
+  const missing = sealed.findIndex(({ seal }) => !resident.has(seal.mac));
+  if (missing === -1) return;
+  throw new VramError("SHARD_NOT_RESIDENT", `member ${missing} of the set was evicted while the others were sealed`);
 }
 
 /** Seals a set over `workers`, member i on worker i modulo their number. */
 export async function sealSet(system: System, workers: readonly Worker[], request: SetRequest): Promise<SetResult> {
-  const before = new Set(system.registry.all());
-  const { digest, members } = await planMembers(system, present(workers[0], "a worker"), request);
-  const sealed = await sealMembers(system, workers, request, members);
-  const set = createSetSeal(
-    system.setKey,
-    digest,
-    sealed.map(({ seal }) => seal.mac),
-  );
+  const undo = new UndoStack(system.reportRelease);
+  // One set of a name at a time: two would find, and undo, each other's members.
+  const unclaim = system.registry.claim(`${request.name}/`);
   try {
-    await system.journal.append({
-      type: "set_sealed",
-      name: request.name,
-      totalShards: set.totalShards,
-      mac: set.mac,
-    });
+    const members = await planMembers(system, present(workers[0], "a worker"), request);
+    const sealed = await sealMembers(system, workers, request, members, undo);
+    const macs = sealed.map(({ seal }) => seal.mac);
+    // A file sealed whole has the digest that was measured; of one that was cut there is none.
+    const [only] = sealed;
+    const digest = request.paths.length === 1 && only !== undefined && sealed.length === 1 ? only.seal.digest : "";
+    const set = createSetSeal(system.setKey, digest, macs);
+    const { totalShards, mac } = set;
+    await system.journal.append({ type: "set_sealed", name: request.name, totalShards, mac });
+    requireResident(system, sealed);
+    undo.disarm();
+    return { set, members: sealed };
   } catch (error) {
-    await evictNew(system, workers, before, sealed);
+    await undo.unwind();
     throw error;
+  } finally {
+    unclaim();
   }
-  return { set, members: sealed };
 }

@@ -3,7 +3,7 @@
  * UUIDs, and which workers are stopped. Writes are atomic: a temporary file, fsync, rename, fsync of the directory.
  * Without a directory the same state lives in memory and ends with the process.
  */
-import type { KeyObject } from "node:crypto";
+import { type KeyObject, randomUUID } from "node:crypto";
 import { constants, existsSync, promises } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
@@ -30,18 +30,24 @@ export interface StateStore {
   setStopped(deviceUuid: string, stopped: StoppedWorker | undefined): Promise<void>;
 }
 
-const stateFile = z.strictObject({
-  version: z.literal(1),
-  backend: z.enum(["cuda", "cuda-substituted", "emulated"]),
-  devices: z.array(z.string()).min(1),
-  stopped: z.record(z.string(), z.strictObject({ reason: z.string(), stoppedAtMs: z.number() })),
-});
+const deviceUuid = z.string().regex(/^(?:GPU|MIG|EMU)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
+
+const stateFile = z
+  .strictObject({
+    version: z.literal(1),
+    backend: z.enum(["cuda", "cuda-substituted", "emulated"]),
+    devices: z.array(deviceUuid).min(1),
+    stopped: z.record(z.string(), z.strictObject({ reason: z.string(), stoppedAtMs: z.number() })),
+  })
+  .refine(({ devices }) => new Set(devices).size === devices.length)
+  .refine(({ backend, devices }) => devices.every((uuid) => uuid.startsWith("EMU-") === (backend === "emulated")));
 type StateFile = z.infer<typeof stateFile>;
 
 const invalid = (what: string, cause?: unknown): VramError => new VramError("STATE_INVALID", what, { cause });
 
+/** Writes a new file; its name must be new, so that no other process writes to the same one. */
 async function writeSynced(path: string, content: string | Uint8Array): Promise<void> {
-  const file = await promises.open(path, "w", 0o600);
+  const file = await promises.open(path, "wx", 0o600);
   try {
     await file.writeFile(content);
     await file.sync();
@@ -61,10 +67,15 @@ async function syncDirectory(directory: string): Promise<void> {
 
 /** Writes a file so that a crash leaves the old content or the new, never a part. */
 async function writeAtomically(directory: string, name: string, content: string): Promise<void> {
-  const temporary = join(directory, `.${name}.${process.pid}.tmp`);
-  await writeSynced(temporary, content);
-  await promises.rename(temporary, join(directory, name));
-  await syncDirectory(directory);
+  const temporary = join(directory, `.${name}.${randomUUID()}.tmp`);
+  try {
+    await writeSynced(temporary, content);
+    await promises.rename(temporary, join(directory, name));
+    await syncDirectory(directory);
+  } catch (cause) {
+    await promises.rm(temporary, { force: true });
+    throw invalid(`${join(directory, name)}: cannot be written`, cause);
+  }
 }
 
 /** Makes a directory and its parents. Node's own `recursive` never ends where a file system refuses with ENOENT (/proc). */
@@ -95,7 +106,7 @@ async function requirePrivateDirectory(directory: string): Promise<void> {
  * somebody else was first. At no moment is there a key file with less than a whole key in it.
  */
 async function ensureRootKey(directory: string, path: string): Promise<void> {
-  const temporary = join(directory, `.root.key.${process.pid}.tmp`);
+  const temporary = join(directory, `.root.key.${randomUUID()}.tmp`);
   const fresh = writeRootKey();
   try {
     await writeSynced(temporary, fresh);
@@ -113,7 +124,11 @@ async function ensureRootKey(directory: string, path: string): Promise<void> {
 
 async function loadRootKey(directory: string): Promise<KeyObject> {
   const path = join(directory, "root.key");
-  if (!existsSync(path)) await ensureRootKey(directory, path);
+  if (!existsSync(path)) {
+    if (existsSync(join(directory, "state.json")))
+      throw invalid(`${path}: it is gone, and the state beside it needs it`);
+    await ensureRootKey(directory, path);
+  }
   const file = await promises.open(path, constants.O_RDONLY | constants.O_NOFOLLOW).catch((cause: unknown) => {
     throw invalid(`${path}: cannot be read`, cause);
   });
@@ -122,7 +137,10 @@ async function loadRootKey(directory: string): Promise<KeyObject> {
     if ((mode & 0o077) !== 0 || uid !== process.getuid?.()) {
       throw invalid(`${path}: must be readable by its owner, this user, only; run chmod 600 on it`);
     }
-    return readRootKey(await file.readFile());
+    const text = await file.readFile().catch((cause: unknown) => {
+      throw invalid(`${path}: cannot be read`, cause);
+    });
+    return readRootKey(text);
   } finally {
     await file.close();
   }

@@ -61,7 +61,7 @@ export interface Worker {
 /** Checks the device against the policy, binds keys and account to it. A violation is journalled and thrown. */
 export async function openWorker(system: System, device: Device, headroomBytes?: number): Promise<Worker> {
   const { ordinal, uuid, bytesTotal, granuleBytes, backend } = device.info;
-  const ref: DeviceRef = { ordinal, uuid };
+  const ref: DeviceRef = Object.freeze({ ordinal, uuid });
   const broken = checkDevice(system.policy, device.info.facts);
   for (const violation of broken) {
     const { rule, expected, actual } = violation;
@@ -111,11 +111,11 @@ export async function stopWorker(system: System, worker: Worker, reason: string)
   else worker.stoppedAgain = reason;
   await worker.standing.run(async () => {
     if (worker.stopRecorded) return;
-    worker.stopRecorded = true;
     const why = worker.stopped ?? reason;
     // A state directory that cannot be written must not hide the mismatch that is being reported.
     try {
       await system.state.setStopped(worker.ref.uuid, { reason: why, stoppedAtMs: system.clock.wallMs() });
+      worker.stopRecorded = true;
     } catch (error) {
       const { message } = toVramError(error);
       system.journal.note({ type: "entry_unrecorded", lost: "the worker's stop in the state directory", message });

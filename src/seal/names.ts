@@ -28,7 +28,9 @@ export function requireName(value: string): string {
 
 /** A file's base name made fit to be a name: what is not allowed becomes `_`. */
 export function cleanName(baseName: string): string {
-  let cleaned = baseName.toWellFormed().replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "_");
+  // Every character has at least one byte, so what lies beyond that many is cut anyway.
+  const short = baseName.slice(0, LIMITS.nameBytes).toWellFormed();
+  let cleaned = short.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "_");
   while (Buffer.byteLength(cleaned, "utf8") > LIMITS.nameBytes) cleaned = Array.from(cleaned).slice(0, -1).join("");
   return cleaned.length === 0 ? "unnamed" : cleaned;
 }

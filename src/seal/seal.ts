@@ -16,7 +16,8 @@ function macOf(keys: WorkerKeys, fields: SealFields): Uint8Array {
 /** Seals `fields` with the worker's key. */
 export function createSeal(keys: WorkerKeys, fields: Omit<SealFields, "keyId">): Seal {
   const complete: SealFields = { keyId: toHex(keys.keyId), ...fields };
-  return Object.freeze({ version: 1, ...complete, mac: toHex(macOf(keys, complete)) });
+  // What we make must be what we accept: a seal that could never be verified is not made.
+  return parseSeal({ version: 1, ...complete, mac: toHex(macOf(keys, complete)) });
 }
 
 /** Why a seal does not hold; never told to whoever handed it in. */

@@ -12,7 +12,7 @@ import { LIMITS } from "../limits.ts";
 export interface SetSeal {
   readonly version: 1;
   readonly totalShards: number;
-  /** fs-verity digest of the whole file that was cut, 32 bytes hex; empty for several files or when not computed. */
+  /** fs-verity digest measured of a file that was sealed whole, 32 bytes hex; empty for a cut one and for several. */
   readonly digest: string;
   /** The members' macs in index order, 32 bytes hex each. */
   readonly macs: readonly string[];

@@ -46,6 +46,9 @@ async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undef
   }
 }
 
+/** Empty chunks in a row; more of them would keep everything else from running. */
+const EMPTY_CHUNKS_MAX = 1000;
+
 /** Reads an iterable that must yield exactly `byteLength` bytes. */
 export function chunksReader(chunks: AsyncIterable<Uint8Array>, byteLength: number, name: string): ByteReader {
   const iterator = chunks[Symbol.asyncIterator]();
@@ -61,6 +64,7 @@ export function chunksReader(chunks: AsyncIterable<Uint8Array>, byteLength: numb
       });
     }
   };
+  let emptyInARow = 0;
   const refill = async (signal?: AbortSignal): Promise<boolean> => {
     // Before the iterator is asked: a promise that nobody waits for any more would be an unhandled rejection.
     throwIfAborted(signal);
@@ -70,6 +74,10 @@ export function chunksReader(chunks: AsyncIterable<Uint8Array>, byteLength: numb
       throw new VramError("INVALID_ARGUMENT", "a source iterable must yield Uint8Array chunks");
     }
     pending = next.value;
+    emptyInARow = pending.byteLength === 0 ? emptyInARow + 1 : 0;
+    if (emptyInARow > EMPTY_CHUNKS_MAX) {
+      throw new VramError("SOURCE_READ_FAILED", `the source yields nothing after ${position} of ${byteLength} bytes`);
+    }
     return true;
   };
   return {

@@ -22,7 +22,7 @@ export interface VerificationReport {
    * older than the caller demanded; nothing was measured now.
    */
   readonly basis: "measured" | "fresh-enough";
-  /** Age of the measurement by the monotonic clock; 0 when measured now. */
+  /** Age of the measurement, from its beginning, by the monotonic clock. */
   readonly ageMs: number;
   readonly measuredAt: string;
   /** Bytes the measurement covered: always all of the shard. 0 when nothing was measured now. */
@@ -46,6 +46,7 @@ export function measuredReport(
   info: DeviceInfo,
   measured: Measurement,
   salted: VerificationReport["salted"],
+  ageMs: number,
 ): VerificationReport {
   const seconds = measured.durationMs / 1000;
   return {
@@ -54,7 +55,7 @@ export function measuredReport(
     device: { ordinal: info.ordinal, uuid: info.uuid },
     digest: toHex(measured.digest),
     basis: "measured",
-    ageMs: 0,
+    ageMs,
     measuredAt: new Date(shard.lastMeasured.wallMs).toISOString(),
     bytesCovered: measured.bytesCovered,
     durationMs: measured.durationMs,

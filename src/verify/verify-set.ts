@@ -13,7 +13,7 @@ import { type VerifyRequest, verify } from "./verify.ts";
 /** A verification of a whole set that passed. */
 export interface SetReport {
   readonly totalShards: number;
-  /** fs-verity digest of the whole file, hex; empty when it was not computed. */
+  /** fs-verity digest of a file that was sealed whole, hex; empty for a cut one and for several. */
   readonly digest: string;
   /** Each member's report, in index order. */
   readonly members: readonly VerificationReport[];

@@ -12,7 +12,7 @@ import { keptAddsUp } from "../hash/tree.ts";
 import type { VerificationFailure } from "../journal/entry.ts";
 import { LIMITS } from "../limits.ts";
 import { checkAllocation, policyError } from "../residency/policy.ts";
-import type { Shard } from "../residency/shard.ts";
+import type { LastMeasured, Shard } from "../residency/shard.ts";
 import { type System, stopWorker, type Worker } from "../residency/worker.ts";
 import { checkMac, checkPresented, sealRefused } from "../seal/seal.ts";
 import {
@@ -42,7 +42,7 @@ export function verify(
   shard: Shard,
   request: VerifyRequest,
 ): Promise<VerificationReport> {
-  return shard.use.run(async () => {
+  const task = async (): Promise<VerificationReport> => {
     throwIfAborted(request.signal);
     await requirePresented(system, worker, shard, request.presented);
     requireSealed(shard);
@@ -52,14 +52,16 @@ export function verify(
     try {
       await requireOwnMac(system, worker, shard);
       await requireFacts(system, worker, shard);
+      const begun = now(system);
       const measured = await worker.device.measure(shard.allocationId);
       await requireSame(system, worker, shard, measured);
       const salted = await measureSalted(worker, shard, request.salt);
-      return await pass(system, worker, shard, measured, salted);
+      return await pass(system, worker, shard, { measured, salted, begun });
     } catch (thrown) {
       throw await explain(system, worker, shard, toVramError(thrown));
     }
-  });
+  };
+  return shard.use.run(task, request.signal);
 }
 
 async function requirePresented(system: System, worker: Worker, shard: Shard, presented: unknown): Promise<void> {
@@ -154,14 +156,22 @@ async function measureSalted(
   return { salt: toHex(salt), digest: toHex(digest) };
 }
 
+/** Freshness counts from the beginning of a measurement: what was read first may have changed before it ended. */
+const now = ({ clock }: System): LastMeasured => ({ wallMs: clock.wallMs(), monotonicMs: clock.monotonicMs() });
+
+interface Passed {
+  readonly measured: Measurement;
+  readonly salted: VerificationReport["salted"];
+  readonly begun: LastMeasured;
+}
+
 async function pass(
   system: System,
   worker: Worker,
   shard: Shard,
-  measured: Measurement,
-  salted: VerificationReport["salted"],
+  { measured, salted, begun }: Passed,
 ): Promise<VerificationReport> {
-  shard.lastMeasured = { wallMs: system.clock.wallMs(), monotonicMs: system.clock.monotonicMs() };
+  shard.lastMeasured = begun;
   const { shardId, name, digest } = shard.seal;
   await system.journal.appendAnyway({
     type: "seal_verified",
@@ -173,7 +183,7 @@ async function pass(
     durationMs: measured.durationMs,
     ...(salted === undefined ? {} : { salt: salted.salt, saltedDigest: salted.digest }),
   });
-  return measuredReport(shard, worker.device.info, measured, salted);
+  return measuredReport(shard, worker.device.info, measured, salted, system.clock.monotonicMs() - begun.monotonicMs);
 }
 
 /** A shard that can no longer be believed: marked first, its worker stopped, then put on record. */

@@ -81,6 +81,8 @@ describe("vram digest", () => {
     expect(await vram(["digest"])).toMatchObject({ code: 2 });
     expect(await vram(["digest", "--check", sums, sums])).toMatchObject({ code: 2 });
     expect(await vram(["digest", "--check", "/no/such/list"])).toMatchObject({ code: 1 });
+    for (const odd of ["/dev/zero", "/tmp"]) expect(await vram(["digest", "--check", odd])).toMatchObject({ code: 1 });
+    expect(await vram(["digest", "--check", sums, "--also-sha256"])).toMatchObject({ code: 2 });
     expect(await vram(["digest", "--salt", "xyz", sums])).toMatchObject({ code: 2 });
   });
 

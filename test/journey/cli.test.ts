@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
-import { chmod, mkdir } from "node:fs/promises";
+import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
@@ -154,6 +154,19 @@ describe("the built program", () => {
     expect({ code: tried.code, err: tried.err }).toEqual({ code: 0, err: "" });
     expect(JSON.parse(tried.out)).toMatchObject({ ok: true, files: [{ tampering: { caught: true } }] });
     expect(await run(["digest", path])).toMatchObject({ code: 0, err: "" });
+    // Build servers set CI, which some take for a terminal.
+    expect((await run(["try", path], { CI: "true" })).out).not.toContain("\u001b");
     expect(await run(["try", "--expect", "0".repeat(64), path])).toMatchObject({ code: 3 });
+    const sums = join(await temporaryFolder(), "SUMS");
+    await writeFile(sums, `${"0".repeat(64)}  ${path}\n`);
+    const piped = `set -o pipefail; "${process.execPath}" "${BIN}" digest --check "${sums}" | true`;
+    const status = await new Promise<unknown>((resolve) =>
+      execFile("bash", ["-c", piped], (error) => resolve(error?.code)),
+    );
+    expect(status).toBe(3);
+    const full = `"${process.execPath}" "${BIN}" digest "${path}" > /dev/full`;
+    expect(
+      await new Promise<unknown>((resolve) => execFile("bash", ["-c", full], (error) => resolve(error?.code))),
+    ).toBe(1);
   });
 });

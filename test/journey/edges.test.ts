@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { toHex } from "../../src/bytes.ts";
@@ -99,6 +99,74 @@ describe("what a caller may hand in", () => {
   });
 });
 
+describe("what waits, and what is handed out", () => {
+  it("an aborted seal does not wait behind another one that hangs", async () => {
+    const { path } = await randomFile(MIB);
+    const { vram } = await openSmall();
+    async function* hanging() {
+      yield new Uint8Array(MIB);
+      await new Promise(() => undefined);
+    }
+    const stop = new AbortController();
+    const first = codeOf(vram.seal({ chunks: hanging(), byteLength: 2 * MIB }, { signal: stop.signal }));
+    await new Promise((resolve) => setImmediate(resolve));
+    const abort = new AbortController();
+    const second = codeOf(vram.seal(path, { signal: abort.signal }));
+    setImmediate(() => setImmediate(() => abort.abort()));
+    expect(await second).toBe("ABORTED");
+    expect(await vram.capacity()).toMatchObject({ bytesReserved: 0 });
+    stop.abort();
+    expect(await first).toBe("ABORTED");
+  });
+
+  it("[VR-DEV-04] nobody outside can rename a device", async () => {
+    const { path } = await randomFile(MIB);
+    const { vram, entries } = await openSmall();
+    const [report] = vram.checkPolicy();
+    const handed = [report?.device, vram.devices()[0]?.facts, entries[0]];
+    for (const one of handed) expect(Object.isFrozen(one)).toBe(true);
+    expect(() => Object.assign(report?.device ?? {}, { uuid: "EMU-hacked" })).toThrow(TypeError);
+    expect((await vram.seal(path)).record.device.uuid).toBe(report?.device.uuid);
+  });
+
+  it("[VR-DEV-04] one id never stands for two shards, not even of one name on two devices", async () => {
+    const { path, bytes } = await randomFile(MIB);
+    const { vram } = await openSmall({ emulated: { devices: 2, byteLength: 128 * MIB } });
+    await vram.seal(path, { name: "n", shardId: "x", device: 0 });
+    const copy = { name: "n", shardId: "x", device: 1, expected: toHex(digestOf(bytes)) };
+    expect(await codeOf(vram.seal(path, copy))).toBe("NAME_CONFLICT");
+    expect((await vram.capacity(1)).bytesUsed).toBe(0);
+  });
+
+  it("a leased shard is not evicted, but closing does not wait for it", async () => {
+    const { path } = await randomFile(MIB);
+    const { vram, open } = await openSmall();
+    await vram.seal(path, { name: "m" });
+    open.system.registry.find("m").leases = 1;
+    expect(await codeOf(vram.evict("m"))).toBe("SHARD_BUSY");
+    expect(vram.inspect("m")).toMatchObject({ state: "sealed", leases: 1 });
+  });
+
+  it("[VR-VER-07] freshness counts from the beginning of a measurement", async () => {
+    const { path } = await randomFile(2 * MIB);
+    let now = 1000;
+    const clock = {
+      wallMs: () => now,
+      // Every look at the clock takes a millisecond: a measurement looks at it many times.
+      monotonicMs: () => {
+        now += 1;
+        return now;
+      },
+      sleep: () => new Promise<void>((resolve) => setImmediate(resolve)),
+    };
+    const { vram } = await openSmall({}, { clock });
+    await vram.seal(path, { name: "m" });
+    const { ageMs, durationMs } = await vram.verify("m");
+    expect(ageMs).toBeGreaterThan(durationMs);
+    expect(await vram.verify("m", { maxAgeMs: ageMs - 1 })).toMatchObject({ basis: "measured" });
+  });
+});
+
 describe("a mismatch stays a mismatch", () => {
   it("[VR-VER-06] when the kept hashes are damaged too, the worker stops all the same", async () => {
     const { path } = await randomFile(2 * MIB);
@@ -150,66 +218,5 @@ describe("a mismatch stays a mismatch", () => {
     const empty = join(folder, "empty.safetensors");
     await writeFile(empty, buildSafetensors([{ name: "nothing", dtype: "F32", shape: [0], data: new Uint8Array(0) }]));
     expect(await vramCli(["try", "--tamper", empty])).toMatchObject({ code: 0 });
-  });
-});
-
-describe("the state directory", () => {
-  it("is made with its parents, and refused where none can be made", async () => {
-    const stateDir = join(await temporaryFolder(), "a", "b", "state");
-    await (await openSmall({ stateDir })).vram.close();
-    expect((await stat(join(stateDir, ".."))).mode & 0o777).toBe(0o700);
-    for (const nowhere of ["/proc/nope", "/proc/nope/deeper", "/dev/null/x"]) {
-      expect(await codeOf(openSmall({ stateDir: nowhere })), nowhere).toBe("STATE_INVALID");
-    }
-  });
-
-  it("refuses what it did not write, and says which file", async () => {
-    const texts = [
-      "",
-      "{}",
-      "null",
-      '{"version":1,"backend":"emulated","devices":["EMU-1"],"stopped":null}',
-      '{"version":1,"backend":"emulated","devices":["EMU-1"],"stopped":{},"extra":1}',
-      '{"version":2,"backend":"emulated","devices":["EMU-1"],"stopped":{}}',
-      '{"version":1,"backend":"magic","devices":["EMU-1"],"stopped":{}}',
-    ];
-    for (const text of texts) {
-      const stateDir = join(await temporaryFolder(), "state");
-      await mkdir(stateDir, { mode: 0o700 });
-      await writeFile(join(stateDir, "state.json"), text);
-      const error = await errorOf(openSmall({ stateDir }));
-      expect(error, text).toMatchObject({ code: "STATE_INVALID" });
-      expect(error.message).toContain("state.json");
-    }
-  });
-
-  it("[VR-SEAL-03] root.key is exactly 64 hex digits, private, and made whole or not at all", async () => {
-    const stateDir = join(await temporaryFolder(), "state");
-    await (await openSmall({ stateDir })).vram.close();
-    expect((await readdir(stateDir)).sort()).toEqual(["root.key", "state.json"]);
-    expect((await stat(stateDir)).mode & 0o777).toBe(0o700);
-    const key = await readFile(join(stateDir, "root.key"), "utf8");
-    for (const text of ["", key.slice(1), `${key}\n`, `${key.slice(0, 63)}g`]) {
-      await writeFile(join(stateDir, "root.key"), text);
-      expect(await codeOf(openSmall({ stateDir })), JSON.stringify(text)).toBe("STATE_INVALID");
-    }
-    await writeFile(join(stateDir, "root.key"), key.toUpperCase());
-    expect(await codeOf((await openSmall({ stateDir })).vram.capacity())).toContain("no error");
-  });
-
-  it("two processes on one state do not undo each other's stop", async () => {
-    const stateDir = join(await temporaryFolder(), "state");
-    const { path } = await randomFile(MIB);
-    const options = { stateDir, emulated: { devices: 2, byteLength: 128 * MIB } };
-    const [a, b] = [await openSmall(options), await openSmall(options)];
-    for (const [system, device] of [
-      [a, 0],
-      [b, 1],
-    ] as const) {
-      await system.vram.seal(path, { name: "m", device });
-      await system.flipBit("m", 1, 1);
-      await codeOf(system.vram.verify("m"));
-    }
-    expect((await openSmall(options)).vram.devices().map((device) => device.state)).toEqual(["stopped", "stopped"]);
   });
 });

@@ -144,12 +144,19 @@ describe("which backend answers", () => {
     const first = await openSmall({ stateDir });
     await first.vram.close();
     const path = `${stateDir}/state.json`;
+    const GPU = "GPU-11111111-2222-3333-4444-555555555555";
     const state = JSON.parse(await readFile(path, "utf8")) as Record<string, unknown>;
     expect(await codeOf(openSmall({ stateDir, emulated: { devices: 2, byteLength: 128 * MIB } }))).toBe(
       "BACKEND_CHANGED",
     );
-    await writeFile(path, JSON.stringify({ ...state, backend: "cuda" }));
+    await writeFile(path, JSON.stringify({ ...state, backend: "cuda", devices: [GPU] }));
     expect(await codeOf(openSmall({ stateDir }))).toBe("BACKEND_CHANGED");
+    // An emulated device never bears a GPU's name, whatever somebody wrote there.
+    const twice = ["EMU-11111111-2222-3333-4444-555555555555", "EMU-11111111-2222-3333-4444-555555555555"];
+    for (const devices of [[GPU], ["x"], ["EMU-1"], twice]) {
+      await writeFile(path, JSON.stringify({ ...state, devices }));
+      expect(await codeOf(openSmall({ stateDir })), devices.join()).toBe("STATE_INVALID");
+    }
   });
 
   it("the package's entry opens the emulated device by name", async () => {

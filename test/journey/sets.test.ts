@@ -41,7 +41,7 @@ describe("one file cut into shards", () => {
     const { vram, open } = await openSmall(FOUR);
     for (const shards of [1, 2, 3, 4, 7, 11]) {
       const { set, members } = await vram.sealSet(path, { shards, ...ALL, name: `cut ${shards}` });
-      expect(set).toMatchObject({ totalShards: shards, digest: "" });
+      expect(set).toMatchObject({ totalShards: shards, digest: shards === 1 ? toHex(digestOf(file)) : "" });
       let at = 0;
       for (const [index, { record, seal }] of members.entries()) {
         expect(seal).toMatchObject({ shardIndex: index, totalShards: shards, sourceOffset: at });
@@ -61,16 +61,16 @@ describe("one file cut into shards", () => {
     expect(await codeOf(vram.sealSet(path, { shards: 12 }))).toBe("INVALID_ARGUMENT");
   });
 
-  it("[VR-SEAL-06] is held against a digest of the whole, and remembers it", async () => {
+  it("[VR-SEAL-06] is never called by a digest that was not measured: only a file sealed whole may be expected", async () => {
     const { path, file } = await modelFile();
     const { vram } = await openSmall(FOUR);
-    const whole = toHex(digestOf(file));
-    const wrong = await errorOf(vram.sealSet(path, { shards: 3, expected: "0".repeat(64) }));
-    expect(wrong.code).toBe("DIGEST_MISMATCH");
+    const expected = `fsverity:${toHex(digestOf(file))}`;
+    expect(await codeOf(vram.sealSet(path, { shards: 3, expected }))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(vram.sealSet(path, { expected: "0".repeat(64) }))).toBe("DIGEST_MISMATCH");
     expect(vram.list()).toEqual([]);
-    const { set } = await vram.sealSet(path, { shards: 3, expected: `fsverity:${whole}` });
-    expect(set.digest).toBe(whole);
-    expect(await vram.verifySet(set)).toMatchObject({ digest: whole });
+    const { set, members } = await vram.sealSet(path, { expected });
+    expect(members[0]?.record.comparedWith).toBe("expected");
+    expect(await vram.verifySet(set)).toMatchObject({ digest: toHex(digestOf(file)) });
   });
 
   it("[VR-VER-03] names the tensor and the byte in a shard that does not begin at the file's start", async () => {
@@ -159,6 +159,47 @@ describe("a set that is handed in", () => {
     expect(Buffer.from(bytes).subarray(0, prefix.length).toString()).toBe(prefix);
     // u32 count 4, total 3; count 0 for the absent digest; count 32 before the first mac.
     expect(toHex(bytes.subarray(prefix.length, prefix.length + 16))).toBe("04000000030000000000000020000000");
+  });
+});
+
+describe("sets at the same time, and sets of odd names", () => {
+  it("[VR-SEAL-06] two of one name do not undo each other; a member that is evicted meanwhile fails the set", async () => {
+    const { path } = await modelFile();
+    let evictAt = "";
+    const { vram, open } = await openSmall({
+      ...FOUR,
+      readers: [
+        {
+          required: true,
+          accept: async (entry) => {
+            if (entry.type !== evictAt) return;
+            evictAt = "";
+            const [first] = open.system.registry.all();
+            await vram.evict(first?.seal.shardId ?? "");
+          },
+        },
+      ],
+    });
+    const outcomes = await Promise.allSettled(
+      [1, 2, 3].map(() => vram.sealSet(path, { shards: 4, ...ALL, name: "m" })),
+    );
+    const done = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
+    expect(done).toHaveLength(1);
+    for (const { set } of done) expect(await vram.verifySet(set)).toMatchObject({ totalShards: 4 });
+    for (const outcome of outcomes) {
+      if (outcome.status === "rejected") expect(outcome.reason).toMatchObject({ code: "SEAL_IN_PROGRESS" });
+    }
+    for (const { shardId } of vram.list()) await vram.evict(shardId);
+    evictAt = "set_sealed";
+    expect(await codeOf(vram.sealSet(path, { shards: 4, ...ALL, name: "n" }))).toBe("SHARD_NOT_RESIDENT");
+    expect(vram.list()).toEqual([]);
+  });
+
+  it("[VR-IN-01] a name too long for its members is refused before anything is sealed", async () => {
+    const { path } = await modelFile();
+    const { vram, types } = await openSmall(FOUR);
+    expect(await codeOf(vram.sealSet(path, { shards: 2, name: "x".repeat(1024) }))).toBe("INVALID_ARGUMENT");
+    expect(types()).not.toContain("vram_allocated");
   });
 });
 

@@ -1,11 +1,10 @@
 /** `vram digest`: what `fsverity digest` says of a file, without a device; and the checking of such lists. */
-import { promises } from "node:fs";
 import { toHex } from "../../bytes.ts";
 import { optionsFromEnvironment } from "../../environment.ts";
 import { toVramError, VramError } from "../../errors.ts";
 import { formatDigest, parseDigest, parseSalt } from "../../hash/descriptor.ts";
 import { type HashPool, openHashPool } from "../../hash/pool.ts";
-import { nodeFileSystem } from "../../source/file.ts";
+import { nodeFileSystem, openFile } from "../../source/file.ts";
 import { expandSource } from "../../source/sets.ts";
 import { openSource } from "../../source/source.ts";
 import { digestOpened } from "../../staging/digest.ts";
@@ -116,6 +115,9 @@ async function digestAll(tools: Tools, files: readonly string[], options: Digest
   return first === undefined ? EXIT.ok : exitCodeFor(first.error);
 }
 
+/** About 400,000 lines. */
+const SUMS_BYTES_MAX = 64 * 1024 * 1024;
+
 interface Checked {
   readonly path: string;
   readonly expected: string;
@@ -130,10 +132,21 @@ function byFile(lines: readonly SumsLine[]): { path: string; lines: SumsLine[] }
   return [...groups].map(([path, group]) => ({ path, lines: group }));
 }
 
+/** A list of digests, opened with the care of any file: a FIFO or a device is refused, not waited for. */
+async function readSums(path: string): Promise<string> {
+  const file = await openFile(path, ["/"], nodeFileSystem);
+  try {
+    if (file.byteLength > SUMS_BYTES_MAX) throw new VramError("SOURCE_TOO_LARGE", `${path}: too long for a list`);
+    const bytes = new Uint8Array(file.byteLength);
+    await file.readAt(bytes, 0);
+    return Buffer.from(bytes).toString("utf8");
+  } finally {
+    await file.close();
+  }
+}
+
 async function checkAll(tools: Tools, sums: string, options: DigestOptions): Promise<number> {
-  const text = await promises.readFile(sums, "utf8").catch((cause: unknown) => {
-    throw new VramError("SOURCE_NOT_FOUND", `${sums}: cannot be read`, { cause });
-  });
+  const text = await readSums(sums);
   const salt = options.salt === undefined ? undefined : parseSalt(options.salt);
   const checked: Checked[] = [];
   const failures = await eachFile(
@@ -174,6 +187,9 @@ export async function runDigest(host: Host, files: readonly string[], options: D
     throw new VramError("INVALID_ARGUMENT", "give files to digest, or --check SUMS and no files", {
       fix: "vram digest FILE…, or vram digest --check SUMS",
     });
+  }
+  if (options.check !== undefined && options.alsoSha256 === true) {
+    throw new VramError("INVALID_ARGUMENT", "--also-sha256 does not go with --check: each line says what it is");
   }
   const pool = openHashPool(optionsFromEnvironment(host.env).hashThreads);
   const tools = { host, pool, progress: createProgress(host) };

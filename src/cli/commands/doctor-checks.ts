@@ -120,6 +120,9 @@ export async function stateChecks(directory: string | undefined): Promise<Check[
     return [{ id: "state", status: "note", what: "no state directory named: keys stay in memory" }];
   const stats = await promises.stat(directory).catch(() => undefined);
   if (stats === undefined) return [{ id: "state", status: "note", what: `${directory} does not exist yet` }];
+  if (!stats.isDirectory()) {
+    return [{ id: "state", status: "fail", what: `${directory} is not a directory`, fix: "name a directory" }];
+  }
   const isPrivate = (stats.mode & 0o077) === 0 && stats.uid === process.getuid?.();
   if (isPrivate) return [{ id: "state", status: "ok", what: `${directory} is private to this user` }];
   return [{ id: "state", status: "fail", what: `${directory} is open to other users`, fix: `chmod 700 ${directory}` }];

@@ -70,7 +70,8 @@ function deviceCheck(device: DeviceStatus): Check[] {
 async function deviceChecks(given: VramOptions): Promise<{ checks: Check[]; devices: DeviceStatus[] }> {
   try {
     const { stateDir, ...stateless } = given;
-    const hasState = stateDir !== undefined && existsSync(join(stateDir, "state.json"));
+    const hasState =
+      stateDir !== undefined && ["state.json", "root.key"].every((name) => existsSync(join(stateDir, name)));
     const vram = createVram(await openSystem(hasState ? given : stateless));
     try {
       const devices = vram.devices();
