@@ -75,7 +75,7 @@ function hostDigest(block: Uint8Array, padded: Uint8Array | undefined): Uint8Arr
 }
 
 /** Throws unless every canary is right and no 32 bytes of the pattern survived. */
-function requireRealResults(answer: Uint8Array, pattern: Uint8Array, canaries: readonly Uint8Array[]): void {
+export function requireRealResults(answer: Uint8Array, pattern: Uint8Array, canaries: readonly Uint8Array[]): void {
   canaries.forEach((expected, index) => {
     const found = answer.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
     if (!constantTimeEqual(found, expected)) throw invalid(`canary block ${index} has the wrong digest`);
