@@ -26,7 +26,7 @@ export function randomFile(mib) {
   for (let index = 0; index < mib; index += 1) writeSync(file, randomFillSync(chunk));
   closeSync(file);
   spawnSync("cat", [path], { stdio: ["ignore", "ignore", "ignore"] });
-  return { path, byteLength: mib << 20, remove: () => rmSync(folder, { recursive: true, force: true }) };
+  return { path, byteLength: mib * 2 ** 20, remove: () => rmSync(folder, { recursive: true, force: true }) };
 }
 
 /** Seconds a process takes; throws if it fails. */

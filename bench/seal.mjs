@@ -56,7 +56,7 @@ export async function benchSeal({ mib, runs, json, what }) {
   const file = randomFile(mib);
   const { path, byteLength } = file;
   const pool = openHashPool();
-  const { vram } = await openTestVram({ emulated: { byteLength: (2 * mib + 256) << 20 } });
+  const { vram } = await openTestVram({ emulated: { byteLength: (2 * mib + 256) * 2 ** 20 } });
   try {
     const expected = Buffer.from(await digestOnce(path, pool)).toString("hex");
     // Once before, so that every contender finds its pages touched.

@@ -34,14 +34,18 @@ export function createTreeBuilder(byteLength: number, salt?: Uint8Array): TreeBu
   const keptLevel = Math.min(1, hashCounts.length - 1);
   const levels = hashCounts.map(() => ({ block: new Uint8Array(BLOCK_BYTES), filled: 0, hashes: 0 }));
 
-  const append = (level: number, hash: Uint8Array): void => {
+  const append = (level: number, hashes: Uint8Array): void => {
     const state = levels[level];
     if (state === undefined) return;
-    if (level === keptLevel) kept.set(hash, state.hashes * HASH_BYTES);
-    state.block.set(hash, state.filled);
-    state.filled += HASH_BYTES;
-    state.hashes += 1;
-    if (state.filled === BLOCK_BYTES) flush(level);
+    if (level === keptLevel) kept.set(hashes, state.hashes * HASH_BYTES);
+    for (let at = 0; at < hashes.byteLength; ) {
+      const part = hashes.subarray(at, at + BLOCK_BYTES - state.filled);
+      state.block.set(part, state.filled);
+      state.filled += part.byteLength;
+      state.hashes += part.byteLength / HASH_BYTES;
+      at += part.byteLength;
+      if (state.filled === BLOCK_BYTES) flush(level);
+    }
   };
 
   const flush = (level: number): void => {
@@ -58,7 +62,7 @@ export function createTreeBuilder(byteLength: number, salt?: Uint8Array): TreeBu
       assert(hashes.byteLength % HASH_BYTES === 0, "leaves are whole hashes");
       const after = (levels[0]?.hashes ?? 0) + hashes.byteLength / HASH_BYTES;
       assert(after <= (hashCounts[0] ?? 0), "there is one leaf for each block");
-      for (let at = 0; at < hashes.byteLength; at += HASH_BYTES) append(0, hashes.subarray(at, at + HASH_BYTES));
+      append(0, hashes);
     },
     finish: () => {
       for (let level = 0; level < levels.length; level += 1) flush(level);
