@@ -3,7 +3,10 @@ import { requireInteger } from "./assert.ts";
 import { VramError } from "./errors.ts";
 import type { VramOptions } from "./open.ts";
 
-/** Options the environment gives: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`, `LD_LIBRARY_PATH`. */
+/**
+ * Options the environment gives: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`, `VRAM_LIBCUDA` and
+ * `VRAM_LIBNVML` (other libraries than the loader's), `LD_LIBRARY_PATH`.
+ */
 export function optionsFromEnvironment(env: Readonly<Record<string, string | undefined>>): VramOptions {
   const integer = (name: string, max: number): number | undefined => {
     const text = env[name];
@@ -16,12 +19,26 @@ export function optionsFromEnvironment(env: Readonly<Record<string, string | und
     throw new VramError("INVALID_ARGUMENT", "VRAM_BACKEND must be auto, cuda or emulated");
   }
   const byteLength = integer("VRAM_EMULATED_BYTES", Number.MAX_SAFE_INTEGER);
+  const named = (name: string): string | undefined => (env[name] === "" ? undefined : env[name]);
+  const cudaLibrary = named("VRAM_LIBCUDA");
+  const nvmlLibrary = named("VRAM_LIBNVML");
   const hashThreads = integer("VRAM_HASH_THREADS", 256);
   const libraryPath = env["LD_LIBRARY_PATH"];
   return {
     ...(libraryPath === undefined ? {} : { libraryPath }),
+    ...(cudaLibrary === undefined ? {} : { cudaLibrary }),
+    ...(nvmlLibrary === undefined ? {} : { nvmlLibrary }),
     ...(backend === undefined || backend === "" ? {} : { backend }),
     ...(byteLength === undefined ? {} : { emulated: { byteLength } }),
     ...(hashThreads === undefined ? {} : { hashThreads }),
   };
+}
+
+/**
+ * Sets what the CUDA driver reads when it is loaded, in this process's environment (design §7): no JIT cache, which any
+ * process of the same user could write to; and modules loaded when they are asked for, not at their first launch.
+ */
+export function prepareForCuda(env: Record<string, string | undefined>): void {
+  env["CUDA_CACHE_DISABLE"] = "1";
+  env["CUDA_MODULE_LOADING"] = "EAGER";
 }

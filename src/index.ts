@@ -9,12 +9,17 @@
  */
 
 import type { Vram } from "./api.ts";
-import { optionsFromEnvironment } from "./environment.ts";
+import { optionsFromEnvironment, prepareForCuda } from "./environment.ts";
 import { openSystem, type VramOptions } from "./open.ts";
 import { createVram } from "./vram.ts";
 
-/** Opens the devices of this machine. Environment: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`. */
+/**
+ * Opens the devices of this machine; for a GPU, call it on the main thread. Environment: `VRAM_BACKEND`,
+ * `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`, `VRAM_LIBCUDA`, `VRAM_LIBNVML`; sets `CUDA_CACHE_DISABLE` and
+ * `CUDA_MODULE_LOADING` for the driver.
+ */
 export async function openVram(options: VramOptions = {}): Promise<Vram> {
+  if (options.backend !== "emulated") prepareForCuda(process.env);
   const fromEnvironment = optionsFromEnvironment(process.env);
   const emulated = { ...fromEnvironment.emulated, ...options.emulated };
   return createVram(await openSystem({ ...fromEnvironment, ...options, emulated }));

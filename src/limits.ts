@@ -51,4 +51,13 @@ export const LIMITS = {
   /** Deadline of a wait on the device: 30 × the estimate at 1 GB/s, plus 10 s (design §8, issue of the service). */
   deviceFloorMs: 10_000,
   deviceMsPerGib: 30_000,
+  /** Processes NVML may list on one GPU: 4096 × 64 bytes of room = 256 KiB. */
+  nvmlProcesses: 4096,
+  /** Xids remembered per GPU, and taken per look: the newest. A GPU that had more has told enough. */
+  nvmlXids: 256,
+  /** NVML answers in milliseconds, or not at all on a sick GPU; its process is killed after this. */
+  nvmlDeadlineMs: 2000,
+  /** After this many failures in a row NVML's process is not started for a minute: at most 1440 a day. */
+  nvmlFailures: 3,
+  nvmlBackOffMs: 60_000,
 } as const;

@@ -1,18 +1,17 @@
 /**
- * Composition: from options to a system with its workers. The only place that knows which driver stands behind the
- * `CudaDriver` interface. On failure everything opened so far is closed again.
+ * Composition: from options to a system with its workers. On failure everything opened so far is closed again.
  */
-import { randomBytes, randomUUID } from "node:crypto";
+import { randomBytes } from "node:crypto";
+import { type EmulatedMachine, openBackend } from "./backend.ts";
 import { toHex } from "./bytes.ts";
 import { type Clock, systemClock } from "./clock.ts";
-import type { Backend } from "./cuda/driver.ts";
-import { openEmulatedDriver } from "./cuda/emulated/driver.ts";
+import type { Backend, CudaDriver } from "./cuda/driver.ts";
 import type { EmulatedFaults } from "./cuda/emulated/faults.ts";
-import { EMULATED_MODULE_IMAGE } from "./cuda/emulated/kernels.ts";
-import type { EmulatedDeviceSpec, EmulatedDriver } from "./cuda/emulated/options.ts";
+import type { EmulatedDeviceSpec } from "./cuda/emulated/options.ts";
 import {
   type BackendChoice,
   type BackendDecision,
+  type BackendWish,
   chooseBackend,
   type HostTraces,
   readHostTraces,
@@ -52,6 +51,10 @@ export interface VramOptions {
   readonly hashThreads?: number;
   /** `LD_LIBRARY_PATH`: where a driver library may also be. */
   readonly libraryPath?: string;
+  /** Another driver library than the loader's `libcuda.so.1`: the backend is then `cuda-substituted`. */
+  readonly cudaLibrary?: string;
+  /** Another NVML library than the loader's `libnvidia-ml.so.1`. */
+  readonly nvmlLibrary?: string;
   /** Readers of the journal from its first entry on. */
   readonly readers?: readonly JournalReader[];
 }
@@ -74,23 +77,13 @@ export interface OpenSystem {
   readonly system: System;
   readonly workers: readonly Worker[];
   readonly devices: readonly LocalDevice[];
-  readonly driver: EmulatedDriver;
+  readonly driver: CudaDriver;
   readonly decision: BackendDecision;
   close(): Promise<void>;
 }
 
 function reporter(journal: Journal): ReleaseFailureReporter {
   return (what, thrown) => journal.note({ type: "release_failed", what, message: toVramError(thrown).message });
-}
-
-function emulatedSpecs(options: VramOptions, test: TestOptions, state: StateStore): EmulatedDeviceSpec[] {
-  const { devices: count = 1, byteLength = LIMITS.emulatedBytes } = options.emulated ?? {};
-  const remembered = state.backend === "emulated" ? state.devices : [];
-  return Array.from({ length: count }, (_, index) => ({
-    byteLength: Math.floor(byteLength / LIMITS.granuleBytes) * LIMITS.granuleBytes,
-    ...test.deviceSpec,
-    uuid: remembered[index] ?? `EMU-${randomUUID()}`,
-  }));
 }
 
 function createSystem(
@@ -122,6 +115,24 @@ function createSystem(
   };
 }
 
+/** What the options ask of a backend. */
+export function wishOf({ backend, requireGpu, cudaLibrary: library }: VramOptions): BackendWish {
+  return {
+    ...(backend === undefined ? {} : { backend }),
+    ...(requireGpu === undefined ? {} : { requireGpu }),
+    ...(library === undefined ? {} : { library }),
+  };
+}
+
+function machineOf(options: VramOptions, test: TestOptions, state: StateStore): EmulatedMachine {
+  return {
+    ...options.emulated,
+    remembered: state.backend === "emulated" ? state.devices : [],
+    ...(test.deviceSpec === undefined ? {} : { overrides: test.deviceSpec }),
+    ...(test.faults === undefined ? {} : { faults: test.faults }),
+  };
+}
+
 /** Opens the pool, the driver, every device, and a worker for each. */
 export async function openSystem(given: VramOptions, test: TestOptions = {}): Promise<OpenSystem> {
   const options = checkVramOptions(given);
@@ -129,33 +140,35 @@ export async function openSystem(given: VramOptions, test: TestOptions = {}): Pr
   const journal = createJournal(clock);
   for (const reader of options.readers ?? []) journal.attach(reader);
   const traces = test.traces ?? readHostTraces(options.libraryPath);
-  const decision = chooseBackend(options.backend ?? "auto", options.requireGpu ?? false, traces);
+  const decision = chooseBackend(wishOf(options), traces);
   const report = reporter(journal);
   const undo = new UndoStack(report);
   try {
     const state = options.stateDir === undefined ? createMemoryState() : await openStateDirectory(options.stateDir);
     const pool = openHashPool(options.hashThreads);
     undo.defer("hash pool", () => pool.close());
-    const specs = emulatedSpecs(options, test, state);
-    await state.bind(
-      decision.backend,
-      specs.map((spec) => spec.uuid),
+    const machine = machineOf(options, test, state);
+    const { driver, monitor, kernelImage, uuids } = await openBackend(
+      decision,
+      machine,
+      options.nvmlLibrary,
+      pool,
+      undo,
     );
-    const faults = test.faults === undefined ? {} : { faults: test.faults };
-    const driver = openEmulatedDriver({ devices: specs, pool, ...faults });
-    undo.defer("driver", () => driver.close());
+    await state.bind(decision.backend, uuids);
     const system = createSystem(options, test, journal, state, decision.backend);
     const devices: LocalDevice[] = [];
     const workers: Worker[] = [];
-    for (const ordinal of specs.keys()) {
+    for (const ordinal of uuids.keys()) {
       const device = await openLocalDevice({
         driver,
         ordinal,
         clock,
         pool,
         report,
+        monitor,
+        kernelImage,
         fs: test.fs ?? nodeFileSystem,
-        kernelImage: EMULATED_MODULE_IMAGE,
         wddm: traces.wddm && decision.backend !== "emulated",
         ...(test.ringSlots === undefined ? {} : { ringSlots: test.ringSlots }),
         ...(test.ringSlotBytes === undefined ? {} : { ringSlotBytes: test.ringSlotBytes }),

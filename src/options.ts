@@ -37,6 +37,8 @@ const vramOptions = z.strictObject({
   modelRoots: z.array(path).optional(),
   hashThreads: z.int().min(0).max(256).optional(),
   libraryPath: z.string().optional(),
+  cudaLibrary: path.optional(),
+  nvmlLibrary: path.optional(),
   readers: z.array(z.custom(isReader, "must be a journal reader")).optional(),
 });
 

@@ -4,6 +4,8 @@
  */
 
 import type { Vram } from "./api.ts";
+import { assert } from "./assert.ts";
+import type { EmulatedDriver } from "./cuda/emulated/options.ts";
 import { type OpenSystem, openSystem, type TestOptions, type VramOptions } from "./open.ts";
 import { flipShardBit } from "./tamper.ts";
 import { createVram } from "./vram.ts";
@@ -16,13 +18,16 @@ export type { TestOptions } from "./open.ts";
 export interface TestVram {
   readonly vram: Vram;
   /** What stands behind it. */
-  readonly open: OpenSystem;
+  readonly open: OpenSystem & { readonly driver: EmulatedDriver };
   /** Flips one bit of a sealed shard in VRAM through a writable alias. Offset in bytes, bit 0–7. */
   readonly flipBit: (idOrName: string, offset: number, bit: number) => Promise<void>;
 }
 
+const onEmulation = (open: OpenSystem): open is TestVram["open"] => "emulation" in open.driver;
+
 /** Opens a system on the emulated device. */
 export async function openTestVram(options: VramOptions = {}, test: TestOptions = {}): Promise<TestVram> {
   const open = await openSystem({ backend: "emulated", ...options }, test);
+  assert(onEmulation(open), "the emulated backend has the emulated driver");
   return { vram: createVram(open), open, flipBit: (...args) => flipShardBit(open, ...args) };
 }

@@ -2,6 +2,7 @@
 import { isatty } from "node:tty";
 import pc from "picocolors";
 import { printable } from "../bytes.ts";
+import { prepareForCuda } from "../environment.ts";
 import { toVramError } from "../errors.ts";
 
 export interface Host {
@@ -38,6 +39,7 @@ export function printError(host: Host, thrown: unknown): void {
 
 /** The host of a real process. `signal` fires on the first SIGINT or SIGTERM. */
 export function processHost(): Host {
+  prepareForCuda(process.env);
   const stop = new AbortController();
   for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stop.abort(name));
   // Whoever read our output went away, or it cannot be written: the command still finishes, and its verdict stands.

@@ -1,6 +1,6 @@
 /**
  * The border to CUDA: exactly the driver calls the journey needs, nouns × verbs, one TypeScript name per C symbol.
- * Two implementations: `emulated/` over host memory, and (with its issue) `native/` over `libcuda.so.1`.
+ * Two implementations: `emulated/` over host memory, `native/` over `libcuda.so.1`.
  *
  * Rules of the border (design §7): pointers and handles are `bigint` and never leave `cuda/` and `handles/`; streams
  * are always explicit; every call is synchronous and throws a `VramError` made by `status.ts` on a status other than
@@ -9,6 +9,9 @@
 
 /** Which implementation answers. Stamped on every seal, entry and screen, so that none can pass for another. */
 export type Backend = "cuda" | "cuda-substituted" | "emulated";
+
+/** The driver library as the loader finds it; any other makes the backend `cuda-substituted`. */
+export const CUDA_LIBRARY = "libcuda.so.1";
 
 /** `CUdevice_attribute` values used here (cuda.h, CUDA 13.0). */
 export const DEVICE_ATTRIBUTE = {
@@ -67,13 +70,6 @@ export interface Launch {
   readonly parameters: readonly KernelParameter[];
 }
 
-/** Another process with memory on the device, as NVML lists it. */
-export interface Tenant {
-  readonly pid: number;
-  readonly name: string;
-  readonly byteLength: number;
-}
-
 interface DeviceCalls {
   /** cuDeviceGetCount. */
   count(): number;
@@ -87,8 +83,6 @@ interface DeviceCalls {
   totalMemory(cuDevice: number): number;
   /** cuDeviceGetAttribute. */
   attribute(cuDevice: number, attribute: DeviceAttribute): number;
-  /** nvmlDeviceGetComputeRunningProcesses: who else holds memory there. Empty when it cannot be known. */
-  tenants(cuDevice: number): readonly Tenant[];
 }
 
 interface ContextCalls {
@@ -179,7 +173,7 @@ export interface DriverLint {
   setExtent(cuPointer: bigint, byteLength: number): void;
 }
 
-/** The driver of one backend. Factories: `openEmulatedDriver`. */
+/** The driver of one backend. Factories: `openEmulatedDriver`, `openNativeDriver`. */
 export interface CudaDriver {
   readonly backend: Backend;
   /** cuDriverGetVersion: 13000 is CUDA 13.0. */

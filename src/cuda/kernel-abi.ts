@@ -1,13 +1,14 @@
 /**
  * The agreement between the host and the hashing kernel, whichever backend runs it.
  *
- *   vram_hash_blocks(u64 jobs, u32 jobCount, u64 totalBlocks, u64 saltBlock)
+ *   vram_hash_blocks(u64 jobs, u32 jobCount, u64 totalBlocks, u64 saltBlock, u32 one)
  *
  * One launch hashes the 4 KiB blocks of several jobs, one thread per block. `jobs` points to a table of 32-byte rows in
  * device memory: source u64 @0, byteLength u64 @8, target u64 @16, firstBlock u64 @24 (the number of this job's first
  * block among all blocks of the launch; rows are in ascending order of it). Block b of a job is read at
  * source + 4096 b, zero-padded after byteLength, and its SHA-256 written to target + 32 b. `saltBlock` points to 64
- * bytes that precede every block, or is 0. Canary blocks are ordinary jobs of the same launch.
+ * bytes that precede every block, or is 0. `one` is 1, a constant the compiler cannot see through: variants of the
+ * kernel multiply by it to move additions to the multiplier. Canary blocks are ordinary jobs of the same launch.
  */
 import { blockCount } from "../hash/geometry.ts";
 import type { Launch } from "./driver.ts";
@@ -61,6 +62,7 @@ export function hashLaunch(cuTable: bigint, jobs: readonly HashJob[], cuSaltBloc
       { kind: "u32", value: jobs.length },
       { kind: "u64", value: BigInt(totalBlocks) },
       { kind: "u64", value: cuSaltBlock },
+      { kind: "u32", value: 1 },
     ],
   };
 }

@@ -3,9 +3,9 @@
  * device node; a GPU that is there but cannot be used is refused with the fix, never silently replaced (VR-DEV-03).
  * Looks at files only: no library is opened.
  */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { accessSync, constants, existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Backend } from "../cuda/driver.ts";
+import { type Backend, CUDA_LIBRARY } from "../cuda/driver.ts";
 import { VramError } from "../errors.ts";
 
 /** What the caller asked for. */
@@ -17,23 +17,33 @@ export interface HostTraces {
   readonly driverLibrary: boolean;
   /** `/dev/nvidia*` device nodes, base names. */
   readonly deviceNodes: readonly string[];
+  /** Those of them that this user may not read and write. */
+  readonly deniedNodes: readonly string[];
   /** `/dev/dxg`: WSL2, where VRAM is paged by Windows. */
   readonly wddm: boolean;
 }
 
-const LIBRARY = "libcuda.so.1";
 const LOADER_CACHE = "/etc/ld.so.cache";
 const LOADER_DEFAULTS = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"];
 
 function loaderFinds(libraryPath: string | undefined): boolean {
   const folders = [...(libraryPath ?? "").split(":").filter((folder) => folder !== ""), ...LOADER_DEFAULTS];
-  if (folders.some((folder) => existsSync(join(folder, LIBRARY)))) return true;
+  if (folders.some((folder) => existsSync(join(folder, CUDA_LIBRARY)))) return true;
   try {
-    return readFileSync(LOADER_CACHE).includes(`${LIBRARY}\0`);
+    return readFileSync(LOADER_CACHE).includes(`${CUDA_LIBRARY}\0`);
   } catch {
     return false;
   }
 }
+
+const canUse = (path: string): boolean => {
+  try {
+    accessSync(path, constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+};
 
 /** Looks for traces. `libraryPath` is `LD_LIBRARY_PATH`. */
 export function readHostTraces(libraryPath: string | undefined): HostTraces {
@@ -43,12 +53,13 @@ export function readHostTraces(libraryPath: string | undefined): HostTraces {
   } catch {
     // A machine whose /dev cannot be listed shows none.
   }
-  return { driverLibrary: loaderFinds(libraryPath), deviceNodes, wddm: existsSync("/dev/dxg") };
+  const deniedNodes = deviceNodes.filter((node) => !canUse(`/dev/${node}`));
+  return { driverLibrary: loaderFinds(libraryPath), deviceNodes, deniedNodes, wddm: existsSync("/dev/dxg") };
 }
 
 const describe = (traces: HostTraces): string =>
   [
-    ...(traces.driverLibrary ? [LIBRARY] : []),
+    ...(traces.driverLibrary ? [CUDA_LIBRARY] : []),
     ...traces.deviceNodes.map((node) => `/dev/${node}`),
     ...(traces.wddm ? ["/dev/dxg"] : []),
   ].join(", ");
@@ -57,24 +68,57 @@ const describe = (traces: HostTraces): string =>
 export interface BackendDecision {
   readonly backend: Backend;
   readonly because: string;
+  /** The driver library to open; absent for the emulated device. */
+  readonly library?: string;
 }
 
-const NO_NATIVE_DRIVER =
-  "this version has no driver for NVIDIA hardware yet; use --backend emulated to try it without the GPU";
+/** What the caller wants. `library`: another driver library than the loader's (`VRAM_LIBCUDA`). */
+export interface BackendWish {
+  readonly backend?: BackendChoice;
+  readonly requireGpu?: boolean;
+  readonly library?: string;
+}
+
+const refused = (what: string, fix: string, traces: HostTraces): VramError =>
+  new VramError("DEVICE_UNUSABLE", what, { fix, details: { traces } });
+
+const EMULATE = "`--backend emulated` emulates a device on purpose";
+
+/** A GPU is here: what already the files tell against using it. */
+function requireUsable(traces: HostTraces): void {
+  const present = `an NVIDIA GPU is present (${describe(traces)})`;
+  const denied = traces.deniedNodes.map((node) => `/dev/${node}`).join(", ");
+  if (denied !== "") {
+    const fix = "add the user to the group that owns them (often video or render), or allow them in the container";
+    throw refused(`${present}, but this user may not use ${denied}`, `${fix}; ${EMULATE}`, traces);
+  }
+  if (traces.driverLibrary) return;
+  const fix = "install the NVIDIA driver; in a container, pass it in (`--gpus all`, driver capability compute)";
+  throw refused(`${present}, but ${CUDA_LIBRARY} is not where the loader looks`, `${fix}; ${EMULATE}`, traces);
+}
 
 /** Decides, or throws `DEVICE_UNUSABLE` with what is there and what to do. */
-export function chooseBackend(choice: BackendChoice, requireGpu: boolean, traces: HostTraces): BackendDecision {
-  const found = describe(traces);
-  if (requireGpu || choice === "cuda") {
-    const what = found === "" ? "no NVIDIA driver or device was found" : `an NVIDIA GPU is present (${found})`;
-    throw new VramError("DEVICE_UNUSABLE", `a GPU is required: ${what}, and ${NO_NATIVE_DRIVER.split(";")[0] ?? ""}`, {
-      details: { traces },
-    });
+export function chooseBackend(wish: BackendWish, traces: HostTraces): BackendDecision {
+  const { backend = "auto", requireGpu = false, library = CUDA_LIBRARY } = wish;
+  if (backend === "emulated") {
+    if (!requireGpu) return { backend, because: "emulation was asked for by name" };
+    throw refused("a GPU is required, and emulation was asked for", "ask for one of the two", traces);
   }
-  if (choice === "emulated") return { backend: "emulated", because: "emulation was asked for by name" };
-  if (found === "")
+  if (library !== CUDA_LIBRARY) {
+    if (!requireGpu) return { backend: "cuda-substituted", because: "another driver library was named", library };
+    const fix = "unset VRAM_LIBCUDA";
+    throw refused("a GPU is required, and a substituted driver library is none", fix, traces);
+  }
+  if (describe(traces) !== "") {
+    requireUsable(traces);
+    return { backend: "cuda", because: "an NVIDIA driver library is here", library };
+  }
+  if (backend === "auto" && !requireGpu) {
     return { backend: "emulated", because: "neither an NVIDIA driver library nor a device node is here" };
-  throw new VramError("DEVICE_UNUSABLE", `an NVIDIA GPU is present (${found}), but ${NO_NATIVE_DRIVER}`, {
-    details: { traces },
-  });
+  }
+  throw refused(
+    "a GPU is required: no NVIDIA driver or device was found",
+    `install an NVIDIA GPU and its driver; in a container, pass them in (\`--gpus all\`); ${EMULATE}`,
+    traces,
+  );
 }

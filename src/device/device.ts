@@ -3,7 +3,8 @@
  * Here a device is local; in the service it will be one child process per GPU behind this same interface. Keys,
  * policy and registry never live behind it.
  */
-import type { Access, AllocationProperties, Backend, Tenant } from "../cuda/driver.ts";
+import type { Access, AllocationProperties, Backend } from "../cuda/driver.ts";
+import type { GpuHealth } from "../cuda/monitor.ts";
 import type { VramError } from "../errors.ts";
 import type { FormatOptions, SourceInfo, SourceSpec } from "../source/source.ts";
 
@@ -39,8 +40,6 @@ export interface DeviceInfo {
 export interface DeviceMemory {
   readonly bytesTotal: number;
   readonly bytesFree: number;
-  /** Who else holds memory there, as far as it can be known. */
-  readonly tenants: readonly Tenant[];
 }
 
 /** What the driver says of one allocation and its main mapping; asked every time. */
@@ -129,6 +128,8 @@ export interface Device {
   /** Calls `listener` once, when a fatal error ends the device, before any caller learns of it. */
   onLost(listener: (error: VramError) => void): void;
   memory(): Promise<DeviceMemory>;
+  /** What NVML knows of the GPU. Never rejects; `{}` where there is no NVML. */
+  health(): Promise<GpuHealth>;
   /** Opens and checks a source, in the process that will pump it. */
   openSource(spec: SourceSpec, options: FormatOptions, signal?: AbortSignal): Promise<OpenedSourceInfo>;
   closeSource(sourceId: SourceId): Promise<void>;

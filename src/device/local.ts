@@ -6,6 +6,7 @@
 import { present, requireInteger, requireRange } from "../assert.ts";
 import type { Clock } from "../clock.ts";
 import type { CudaDriver } from "../cuda/driver.ts";
+import type { GpuMonitor } from "../cuda/monitor.ts";
 import { Mutex, type ReleaseFailureReporter, UndoStack } from "../dispose.ts";
 import { toVramError, VramError } from "../errors.ts";
 import { type Allocation, openAllocation } from "../handles/allocation.ts";
@@ -46,6 +47,7 @@ export interface LocalDeviceOptions {
   /** The hashing kernel: PTX, or the emulated driver's stand-in. */
   readonly kernelImage: Uint8Array;
   readonly report: ReleaseFailureReporter;
+  readonly monitor: GpuMonitor;
   readonly wddm?: boolean;
   readonly ringSlots?: number;
   readonly ringSlotBytes?: number;
@@ -84,6 +86,7 @@ async function openParts(options: LocalDeviceOptions, undo: UndoStack): Promise<
   undo.defer("kernel", () => kernel.close());
   const meter = await openMeter(context, kernel, options.measureWindowBytes ?? LIMITS.measureWindowBytes);
   undo.defer("meter", () => meter.close());
+  await meter.selfTest();
   return { context, uploads, chores, block, ring, meter };
 }
 
@@ -155,12 +158,11 @@ class OpenLocalDevice implements LocalDevice {
   }
 
   memory() {
-    return this.#guard(async () =>
-      this.#parts.context.run((driver) => ({
-        ...driver.context.memoryInfo(),
-        tenants: driver.device.tenants(this.#parts.context.cuDevice),
-      })),
-    );
+    return this.#guard(async () => this.#parts.context.run((driver) => driver.context.memoryInfo()));
+  }
+
+  health() {
+    return this.#options.monitor.read(this.info.uuid);
   }
 
   openSource(...[spec, options, signal]: Parameters<Device["openSource"]>) {

@@ -26,6 +26,11 @@ import type { Measurement } from "./device.ts";
 export interface Meter {
   /** Measures all of `memory`; `salt` is 1–32 bytes. One at a time. */
   measure(memory: Mapped, salt?: Uint8Array): Promise<Measurement>;
+  /**
+   * A known-answer test on fresh random bytes: whole blocks and tails, with and without a salt. Throws
+   * `MEASUREMENT_INVALID` if this device does not compute SHA-256.
+   */
+  selfTest(): Promise<void>;
   /** Level-0 hashes of [offset, offset + byteLength), at most 512 KiB. One at a time. */
   leaves(memory: Mapped, offset: number, byteLength: number): Promise<Uint8Array>;
   /** May be called twice. */
@@ -33,8 +38,8 @@ export interface Meter {
 }
 
 /** Layout of the control area, the same in pinned and in device memory. Offsets in bytes. */
-const TABLES = [0, 128] as const;
-const SALT_AT = 256;
+const TABLES = [0, 1024] as const;
+const SALT_AT = 2048;
 const CANARY_A = BLOCK_BYTES;
 const CANARY_B = 2 * BLOCK_BYTES;
 const RESULTS_AT = 3 * BLOCK_BYTES;
@@ -120,6 +125,18 @@ function canaryJobs(scratch: Mapped, index: number): KernelJob[] {
     targetOffset: RESULTS_AT + (index * 2 + which) * HASH_BYTES,
   }));
 }
+
+/** Lengths, in bytes, at which a block's tail is handled in another way. */
+const TAILS = [1, 55, 63, 64, 65, 2048, BLOCK_BYTES - 1] as const;
+
+/** The first `tail` bytes of a canary block, to result hash `index`. */
+const tailJob = (scratch: Mapped, tail: number, index: number): KernelJob => ({
+  source: scratch,
+  offset: CANARY_A,
+  byteLength: tail,
+  target: scratch,
+  targetOffset: RESULTS_AT + CANARY_DIGESTS_BYTES + index * HASH_BYTES,
+});
 
 interface Run {
   /** One or two launches, in order. */
@@ -215,6 +232,19 @@ export async function openMeter(context: DeviceContext, kernel: HashKernel, wind
         dataBytes: byteLength,
         salt: undefined,
       });
+    },
+    selfTest: async () => {
+      for (const salt of [undefined, randomBytes(32)]) {
+        const launches = [TAILS.map((tail, index) => tailJob(scratch, tail, index))];
+        const hashes = await runLaunches(space, kernel, { launches, hashCount: TAILS.length, dataBytes: 1, salt });
+        const padded = salt === undefined ? undefined : saltBlock(salt);
+        TAILS.forEach((tail, index) => {
+          // What was sent to the device is still in the pinned buffer.
+          const expected = hostDigest(space.pinned.bytes.slice(CANARY_A, CANARY_A + tail), padded);
+          const found = hashes.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
+          if (!constantTimeEqual(found, expected)) throw invalid(`the digest of ${tail} known bytes is wrong`);
+        });
+      }
     },
     close: () => space.undo.unwind(),
   };

@@ -26,51 +26,70 @@ export interface TreeBuilder {
   finish(): Tree;
 }
 
+/** A level while it is built. */
+interface Level {
+  /** Hashes that belong on it. */
+  readonly hashCount: number;
+  /** Where the hash of each full block goes; undefined for the root's level. */
+  readonly above: Level | undefined;
+  readonly block: Uint8Array;
+  /** Bytes of `block` in use. */
+  filled: number;
+  /** Hashes so far. */
+  hashes: number;
+}
+
+const createLevel = (hashCount: number, above: Level | undefined): Level => ({
+  hashCount,
+  above,
+  block: new Uint8Array(BLOCK_BYTES),
+  filled: 0,
+  hashes: 0,
+});
+
 /** Builds the tree over `byteLength` bytes of data, salted with `salt` (1–32 bytes) if given. */
 export function createTreeBuilder(byteLength: number, salt?: Uint8Array): TreeBuilder {
   const { hashCounts } = treeGeometry(byteLength);
   const padded = salt === undefined ? undefined : saltBlock(salt);
   const kept = new Uint8Array(keptHashCount(byteLength) * HASH_BYTES);
-  const keptLevel = Math.min(1, hashCounts.length - 1);
-  const levels = hashCounts.map(() => ({ block: new Uint8Array(BLOCK_BYTES), filled: 0, hashes: 0 }));
+  // Without data there is a root's level as well, which stays empty: zeros.
+  const top = createLevel(Math.min(1, hashCounts.length), undefined);
+  const leaves = hashCounts.slice(0, -1).reduceRight((above, hashCount) => createLevel(hashCount, above), top);
+  const keptLevel = leaves.above ?? leaves;
 
-  const append = (level: number, hashes: Uint8Array): void => {
-    const state = levels[level];
-    if (state === undefined) return;
-    if (level === keptLevel) kept.set(hashes, state.hashes * HASH_BYTES);
+  const append = (level: Level, hashes: Uint8Array): void => {
+    if (level === keptLevel) kept.set(hashes, level.hashes * HASH_BYTES);
     for (let at = 0; at < hashes.byteLength; ) {
-      const part = hashes.subarray(at, at + BLOCK_BYTES - state.filled);
-      state.block.set(part, state.filled);
-      state.filled += part.byteLength;
-      state.hashes += part.byteLength / HASH_BYTES;
+      const part = hashes.subarray(at, at + BLOCK_BYTES - level.filled);
+      level.block.set(part, level.filled);
+      level.filled += part.byteLength;
+      level.hashes += part.byteLength / HASH_BYTES;
       at += part.byteLength;
-      if (state.filled === BLOCK_BYTES) flush(level);
+      if (level.filled === BLOCK_BYTES) flush(level);
     }
   };
 
-  const flush = (level: number): void => {
-    const state = levels[level];
-    if (state === undefined || state.filled === 0 || level === levels.length - 1) return;
+  const flush = (level: Level): void => {
+    if (level.filled === 0 || level.above === undefined) return;
     const up = new Uint8Array(HASH_BYTES);
-    hashBlocks(state.block.subarray(0, state.filled), up, padded);
-    state.filled = 0;
-    append(level + 1, up);
+    hashBlocks(level.block.subarray(0, level.filled), up, padded);
+    level.filled = 0;
+    append(level.above, up);
   };
 
   return {
     appendLeaves: (hashes) => {
       assert(hashes.byteLength % HASH_BYTES === 0, "leaves are whole hashes");
-      const after = (levels[0]?.hashes ?? 0) + hashes.byteLength / HASH_BYTES;
-      assert(after <= (hashCounts[0] ?? 0), "there is one leaf for each block");
-      append(0, hashes);
+      const after = leaves.hashes + hashes.byteLength / HASH_BYTES;
+      assert(after <= leaves.hashCount, "there is one leaf for each block");
+      append(leaves, hashes);
     },
     finish: () => {
-      for (let level = 0; level < levels.length; level += 1) flush(level);
-      for (const [level, state] of levels.entries()) {
-        assert(state.hashes === hashCounts[level], `level ${level} is complete`);
+      for (let level: Level | undefined = leaves; level !== undefined; level = level.above) {
+        assert(level.hashes === level.hashCount, "each level is complete once those below it are");
+        flush(level);
       }
-      const top = levels.at(-1);
-      const root = top === undefined ? new Uint8Array(HASH_BYTES) : top.block.slice(0, HASH_BYTES);
+      const root = top.block.slice(0, HASH_BYTES);
       return { byteLength, root, digest: fsverityDigest(root, byteLength, salt), kept };
     },
   };

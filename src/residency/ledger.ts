@@ -7,7 +7,7 @@
  */
 import { assert } from "../assert.ts";
 import { roundUp } from "../bytes.ts";
-import type { Tenant } from "../cuda/driver.ts";
+import type { Tenant } from "../cuda/monitor.ts";
 import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 

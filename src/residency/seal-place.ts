@@ -110,8 +110,11 @@ export async function reserve(
   const { byteLength, shardName: name } = source;
   try {
     return await worker.accounts.run(async () => {
-      const { bytesFree, tenants } = await worker.device.memory();
-      const room = worker.ledger.reserve(byteLength, bytesFree, tenants);
+      const { bytesFree } = await worker.device.memory();
+      // Asked only when it matters: on a sick GPU the answer takes until its deadline.
+      const fits = byteLength <= worker.ledger.capacity(bytesFree).bytesFree;
+      const { processes = [] } = fits ? {} : await worker.device.health();
+      const room = worker.ledger.reserve(byteLength, bytesFree, processes);
       undo.defer("reservation", () => room.release());
       const after = worker.ledger.capacity(bytesFree).bytesFree;
       system.journal.note({ type: "capacity_reserved", device: worker.ref, name, byteLength, bytesFree: after });

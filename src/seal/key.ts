@@ -54,10 +54,11 @@ const hexValue = (code: number): number => {
 export function readRootKey(text: Uint8Array): KeyObject {
   const bytes = new Uint8Array(KEY_BYTES);
   try {
+    const digits = new DataView(text.buffer, text.byteOffset, text.byteLength);
     let valid = text.byteLength === KEY_BYTES * 2;
     for (let index = 0; valid && index < KEY_BYTES; index += 1) {
-      const high = hexValue(text[index * 2] ?? 0);
-      const low = hexValue(text[index * 2 + 1] ?? 0);
+      const high = hexValue(digits.getUint8(index * 2));
+      const low = hexValue(digits.getUint8(index * 2 + 1));
       valid = high >= 0 && low >= 0;
       bytes[index] = (high << 4) | low;
     }

@@ -31,28 +31,33 @@ export function cutAtTensors(tensors: readonly Tensor[], byteLength: number, cou
       },
     );
   }
-  const cuts = [0, ...chooseBorders(borders, byteLength, count), byteLength];
-  return cuts.slice(0, -1).map((offset, index) => {
-    const end = cuts[index + 1] ?? byteLength;
-    const inside = tensors.filter((tensor) => tensor.offset >= offset && tensor.offset < end);
-    const shifted = inside.map((tensor) => ({ ...tensor, offset: tensor.offset - offset }));
-    return { offset, byteLength: end - offset, tensors: shifted };
-  });
+  const parts: Part[] = [];
+  let offset = 0;
+  for (const end of [...chooseBorders(borders, byteLength, count), byteLength]) {
+    parts.push(partOf(tensors, offset, end));
+    offset = end;
+  }
+  return parts;
+}
+
+/** The part from `offset` to `end`. */
+function partOf(tensors: readonly Tensor[], offset: number, end: number): Part {
+  const inside = tensors.filter((tensor) => tensor.offset >= offset && tensor.offset < end);
+  const shifted = inside.map((tensor) => ({ ...tensor, offset: tensor.offset - offset }));
+  return { offset, byteLength: end - offset, tensors: shifted };
 }
 
 /** `count` − 1 ascending borders, each the nearest to its share that leaves enough of them for the rest. */
 function chooseBorders(borders: readonly number[], byteLength: number, count: number): number[] {
   const chosen: number[] = [];
-  let next = 0;
+  let left = borders;
   for (let part = 1; part < count; part += 1) {
     const ideal = (byteLength / count) * part;
-    const last = borders.length - (count - part);
-    let best = next;
-    for (let index = next; index <= last; index += 1) {
-      if (Math.abs((borders[index] ?? 0) - ideal) < Math.abs((borders[best] ?? 0) - ideal)) best = index;
-    }
-    chosen.push(borders[best] ?? 0);
-    next = best + 1;
+    const nearer = (a: number, b: number): number => (Math.abs(b - ideal) < Math.abs(a - ideal) ? b : a);
+    // One at least: there are `count` − 1 borders or more, and each step leaves one for each step behind it.
+    const best = left.slice(0, left.length - (count - part - 1)).reduce(nearer);
+    chosen.push(best);
+    left = left.slice(left.indexOf(best) + 1);
   }
   return chosen;
 }

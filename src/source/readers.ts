@@ -33,17 +33,13 @@ export function bytesReader(bytes: Uint8Array, name: string): ByteReader {
 /** `promise`, or `ABORTED` as soon as `signal` fires. */
 async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return promise;
-  let onAbort: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(new VramError("ABORTED", "the operation was aborted", { cause: signal.reason }));
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(new VramError("ABORTED", "the operation was aborted", { cause: signal.reason }));
+    // What made the promise may have fired it already, and no event tells of that any more.
     if (signal.aborted) onAbort();
-    signal.addEventListener("abort", onAbort, { once: true });
+    else signal.addEventListener("abort", onAbort, { once: true });
+    void promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
   });
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    if (onAbort !== undefined) signal.removeEventListener("abort", onAbort);
-  }
 }
 
 /** Empty chunks in a row; more of them would keep everything else from running. */

@@ -65,13 +65,16 @@ export interface OpenedSource {
   close(): Promise<void>;
 }
 
+/** A path may lead anywhere unless the caller says otherwise. */
+const rootsOf = (spec: { readonly roots?: readonly string[] }): readonly string[] => spec.roots ?? ["/"];
+
 /** First bytes read to look for a header; most headers are shorter. */
 const FIRST_PREFIX_BYTES = 256 * 1024;
 
 async function openReader(spec: SourceSpec, fs: FileSystem): Promise<ByteReader> {
   switch (spec.kind) {
     case "path":
-      return fileReader(await openFile(spec.path, spec.roots ?? ["/"], fs));
+      return fileReader(await openFile(spec.path, rootsOf(spec), fs));
     case "bytes":
       return bytesReader(spec.bytes, spec.name ?? "bytes");
     case "chunks":
@@ -137,7 +140,7 @@ async function readHeader(
     // Room for the longest header at once: pages never written take no memory, shorter prefixes left behind would.
     await grow(parsed.byteLength, format === "gguf" ? LIMITS.ggufHeaderBytes : 0);
     if (prefix.byteLength === before) {
-      throw new VramError("SOURCE_CHANGED", "the file ended before its recorded size");
+      throw new VramError("SOURCE_CHANGED", "the source ended before its header did");
     }
   }
 }
@@ -166,7 +169,7 @@ export async function openSource(
   fs: FileSystem,
   signal?: AbortSignal,
 ): Promise<OpenedSource> {
-  if (spec.kind === "path" && spec.part !== undefined) return openPart(spec.path, spec.roots ?? ["/"], spec.part, fs);
+  if (spec.kind === "path" && spec.part !== undefined) return openPart(spec.path, rootsOf(spec), spec.part, fs);
   const reader = await openReader(spec, fs);
   try {
     const { prefix, format, tensors } = await readHeader(reader, options, signal);

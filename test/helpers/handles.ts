@@ -1,9 +1,11 @@
 /** Handles over a fresh emulated machine: what tests of handles start from. */
+
 import { type Clock, systemClock } from "../../src/clock.ts";
 import type { CudaDriver } from "../../src/cuda/driver.ts";
 import { openEmulatedDriver } from "../../src/cuda/emulated/driver.ts";
 import { createFaultPlan } from "../../src/cuda/emulated/faults.ts";
 import { EMULATED_MODULE_IMAGE } from "../../src/cuda/emulated/kernels.ts";
+import { emulatedMonitor } from "../../src/cuda/emulated/monitor.ts";
 import { type LocalDevice, type LocalDeviceOptions, openLocalDevice } from "../../src/device/local.ts";
 import { VramError } from "../../src/errors.ts";
 import { openAllocation } from "../../src/handles/allocation.ts";
@@ -80,6 +82,7 @@ export function deviceMachine(
       ordinal: 0,
       clock: systemClock,
       pool,
+      monitor: emulatedMonitor([]),
       fs: nodeFileSystem,
       kernelImage: EMULATED_MODULE_IMAGE,
       report: (what) => reports.push(what),

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { expect } from "vitest";
 import { toHex } from "../../src/bytes.ts";
 import type { Clock } from "../../src/clock.ts";
-import type { Tenant } from "../../src/cuda/driver.ts";
+import type { Tenant } from "../../src/cuda/monitor.ts";
 import { VramError } from "../../src/errors.ts";
 import type { Seal } from "../../src/seal/encoding.ts";
 import { createFaultPlan, type FaultPlan, liveHandles } from "../../src/testing.ts";

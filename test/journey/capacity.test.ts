@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { truncate } from "node:fs/promises";
 import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
-import type { Tenant } from "../../src/cuda/driver.ts";
+import type { Tenant } from "../../src/cuda/monitor.ts";
 import type { VramError } from "../../src/errors.ts";
 import { createFaultPlan } from "../../src/testing.ts";
 import { codeOf, MIB, openSmall, randomFile } from "../helpers/vram.ts";

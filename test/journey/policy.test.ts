@@ -6,7 +6,7 @@ import { openVram, VRAM_ONLY_POLICY } from "../../src/index.ts";
 import { createFaultPlan, type FaultPlan } from "../../src/testing.ts";
 import { codeOf, MIB, openSmall, randomFile, temporaryFolder } from "../helpers/vram.ts";
 
-const NOTHING = { driverLibrary: false, deviceNodes: [], wddm: false };
+const NOTHING = { driverLibrary: false, deviceNodes: [], deniedNodes: [], wddm: false };
 
 describe("the policy at start", () => {
   const table: [rule: string, attribute: DeviceAttribute, value: number][] = [
@@ -118,13 +118,13 @@ describe("which backend answers", () => {
 
   it("[VR-DEV-03] a GPU that is present but unusable is refused with the fix, never replaced", async () => {
     for (const traces of [
-      { ...NOTHING, driverLibrary: true },
       { ...NOTHING, deviceNodes: ["nvidia0"] },
+      { ...NOTHING, driverLibrary: true, deviceNodes: ["nvidia0"], deniedNodes: ["nvidia0"] },
       { ...NOTHING, wddm: true },
     ]) {
       await expect(openSmall({ backend: "auto" }, { traces })).rejects.toMatchObject({
         code: "DEVICE_UNUSABLE",
-        message: expect.stringContaining("--backend emulated") as string,
+        fix: expect.stringContaining("--backend emulated") as string,
       });
       const asked = await openSmall({ backend: "emulated" }, { traces });
       expect(asked.vram.backend.because).toContain("asked for");

@@ -42,6 +42,11 @@ describe("a seal that is handed in", () => {
       expect(result.message, field).toBe(TEXT);
       expect(result.appended, field).toBe(1);
       expect(["malformed", "key", "mac"], field).toContain(result.reason);
+      expect(await refusal(system, record.name, { ...seal, [field]: [seal[field]] }), `${field} in a list`).toEqual({
+        message: TEXT,
+        reason: "malformed",
+        appended: 1,
+      });
       const { [field]: _, ...stripped } = seal;
       expect(await refusal(system, record.name, stripped), `without ${field}`).toMatchObject({
         message: TEXT,
@@ -56,6 +61,22 @@ describe("a seal that is handed in", () => {
     expect(system.vram.inspect(record.name)).toEqual(record);
     expect(system.vram.devices()[0]?.state).toBe("running");
     expect(await refusal(system, record.name, JSON.parse(JSON.stringify(seal)))).toMatchObject({ message: "accepted" });
+  });
+
+  it("that throws when it is read is no refused seal: its own error comes back, nothing is recorded", async () => {
+    const { path } = await randomFile(MIB);
+    const system = await openSmall();
+    const { record, seal } = await system.vram.seal(path);
+    const presented = {
+      ...seal,
+      get mac(): string {
+        throw new Error("this proxy is closed");
+      },
+    };
+    const { message, appended } = await refusal(system, record.name, presented);
+    expect(message).toContain("this proxy is closed");
+    expect(appended).toBe(0);
+    expect(await refusal(system, record.name, seal)).toMatchObject({ message: "accepted" });
   });
 
   it("[VR-VER-04] of a wrong key, an older seal of the same name, or another shard, is refused", async () => {

@@ -207,6 +207,20 @@ describe("names and ids", () => {
   });
 });
 
+describe("names that nobody chose", () => {
+  it("are those of the source made fit to be one, or unnamed", async () => {
+    const { path } = await randomFile(10, "a\nb\u202Egnp.bin");
+    const { vram } = await openSmall();
+    expect((await vram.seal(path)).record.name).toBe("a_b_gnp.bin");
+    const given = ["", "\ud800", "🦙".repeat(300)];
+    const names: string[] = [];
+    for (const [index, name] of given.entries()) {
+      names.push((await vram.seal({ bytes: Uint8Array.of(index), name })).record.name);
+    }
+    expect(names).toEqual(["unnamed", "\ufffd", "🦙".repeat(256)]);
+  });
+});
+
 describe("sets", () => {
   it("seals every file of a directory, or none", async () => {
     const folder = await temporaryFolder();

@@ -4,8 +4,8 @@
  */
 import { randomBytes } from "node:crypto";
 import { afterAll, describe, expect, it } from "vitest";
-import type { Tenant } from "../../src/cuda/driver.ts";
 import type { EmulatedFaults } from "../../src/cuda/emulated/faults.ts";
+import type { Tenant } from "../../src/cuda/monitor.ts";
 import { STATUS } from "../../src/cuda/status.ts";
 import { liveHandles } from "../../src/testing.ts";
 import { type Chaos, chaosOf } from "../helpers/chaos.ts";
@@ -229,11 +229,13 @@ describe("[VR-VER-06] stopping, losing, closing", () => {
   interleave("a device that is lost takes its seals in flight with it, and no other device's", async (chaos) => {
     const at = chaos.pick(40);
     let seen = 0;
+    let opened = false;
     const breakIt: EmulatedFaults["onExecute"] = ({ ordinal }) => {
-      if (ordinal === 0) seen += 1;
+      if (ordinal === 0 && opened) seen += 1;
       return ordinal === 0 && seen > at ? { status: STATUS.ILLEGAL_ADDRESS } : undefined;
     };
     const system = await chaos.open({ emulated: { devices: 2, byteLength: 64 * MIB } }, { breakIt });
+    opened = true;
     const { vram } = system;
     const on = (device: number): Promise<string>[] =>
       ["a", "b"].map((name) =>

@@ -14,17 +14,24 @@ import { codeOf, MIB, randomFile } from "../helpers/vram.ts";
 describe("opening", () => {
   test("[VR-MEM-03] fails with any driver call and leaves nothing", async () => {
     let calls = 0;
+    let unsettledCalls = 0;
     for (let fired = 1; fired > 0; calls += 1) {
       const { faults, emulated, reports, open } = deviceMachine();
       faults.failCall("*", calls + 1, calls % 2 === 0 ? STATUS.UNKNOWN : STATUS.OUT_OF_MEMORY);
       const outcome = await open().catch((error: unknown) => error);
       fired = faults.fired();
-      if (fired > 0)
-        expect(outcome, `call ${calls + 1}`).toMatchObject({ code: calls % 2 === 0 ? "DEVICE_LOST" : "OUT_OF_VRAM" });
+      // Where the self-test cannot be awaited, the device may still be working: nothing is taken from under it.
+      const unsettled = fired > 0 && /^event\.(record|query)$/.test(faults.calls()[calls] ?? "");
+      unsettledCalls += unsettled ? 1 : 0;
+      const code = calls % 2 === 0 ? "DEVICE_LOST" : unsettled ? "DEVICE_STALLED" : "OUT_OF_VRAM";
+      if (fired > 0) expect(outcome, `call ${calls + 1}`).toMatchObject({ code });
       else await (outcome as LocalDevice).close();
-      expect([emulated.emulation.live(), liveHandles(), reports], `call ${calls + 1}`).toEqual([{}, {}, []]);
+      const left = unsettled ? [{}, []] : [emulated.emulation.live(), reports];
+      expect([...left, liveHandles()], `call ${calls + 1}`).toEqual([{}, [], {}]);
     }
-    expect(calls).toBeGreaterThan(40);
+    expect(calls).toBeGreaterThan(60);
+    expect(unsettledCalls).toBeGreaterThan(0);
+    expect(unsettledCalls).toBeLessThan(20);
   });
 
   test("[VR-DEV-04] says which device it is, by UUID, and what the driver answers", async () => {
@@ -115,7 +122,7 @@ describe("what is refused", () => {
     expect(await codeOf(local.measure(99))).toBe("INTERNAL");
     for (const bit of [-1, 8, 0.5]) expect(await codeOf(local.flipBit(allocationId, 0, bit))).toBe("INVALID_ARGUMENT");
     for (const at of [-1, 100]) expect(await codeOf(local.flipBit(allocationId, at, 0))).toBe("OUT_OF_BOUNDS");
-    expect(await local.memory()).toEqual({ bytesTotal: 64 * MIB, bytesFree: 60 * MIB, tenants: [] });
+    expect(await local.memory()).toEqual({ bytesTotal: 64 * MIB, bytesFree: 60 * MIB });
     await local.close();
   });
 

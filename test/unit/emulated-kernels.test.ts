@@ -156,8 +156,8 @@ describe("the launch", () => {
     await machine.upload(room.cuPointer, encodeJobs(jobs));
     expect(await run({ gridX: 1, blockX: 1 })).toBe(1);
     expect(await run({ gridX: 2, blockX: 1 })).toBe(2);
-    const [table, jobCount, , salt] = launch.parameters;
-    const short = { parameters: [table, jobCount, { kind: "u64", value: 3n }, salt] };
+    const [table, jobCount, , ...rest] = launch.parameters;
+    const short = { parameters: [table, jobCount, { kind: "u64", value: 3n }, ...rest] };
     expect(await run(short)).toBe(3);
     expect(await run({})).toBe(4);
   });
@@ -197,7 +197,7 @@ describe("the launch", () => {
 
   test("parameters of another shape are a lint: hardware would read past them", async () => {
     const { machine, launch } = await fourBlocks();
-    const [table, jobCount, total, salt] = launch.parameters;
+    const [table, jobCount, total, salt, one] = launch.parameters;
     const act = (parameters: unknown[]): unknown =>
       statusOf(() =>
         machine.driver.stream.launch(machine.cuStream, machine.cuFunction, {
@@ -207,8 +207,8 @@ describe("the launch", () => {
       );
     expect(act([])).toBe("EmulatorLint");
     expect(act([table, jobCount, total])).toBe("EmulatorLint");
-    expect(act([table, jobCount, total, salt, salt])).toBe("EmulatorLint");
-    expect(act([jobCount, table, total, salt])).toBe("EmulatorLint");
+    expect(act([table, jobCount, total, salt, one, one])).toBe("EmulatorLint");
+    expect(act([jobCount, table, total, salt, one])).toBe("EmulatorLint");
   });
 
   test.each(["table", "source", "target", "salt"])("a %s that is not mapped is a late 700", async (what) => {
@@ -217,9 +217,9 @@ describe("the launch", () => {
     if (what === "source") await machine.upload(room.cuPointer, encodeJobs([{ ...job, cuSource: wild }]));
     else if (what === "target") await machine.upload(room.cuPointer, encodeJobs([{ ...job, cuTarget: wild }]));
     else await machine.upload(room.cuPointer, encodeJobs(jobs));
-    const [table, jobCount, total, salt] = launch.parameters;
+    const [table, jobCount, total, salt, one] = launch.parameters;
     const wrong = { kind: "u64", value: wild };
-    const parameters = [what === "table" ? wrong : table, jobCount, total, what === "salt" ? wrong : salt];
+    const parameters = [what === "table" ? wrong : table, jobCount, total, what === "salt" ? wrong : salt, one];
     expect(await statusWhen(run({ parameters }))).toBe(STATUS.ILLEGAL_ADDRESS);
   });
 

@@ -270,7 +270,6 @@ describe("modules and the driver", () => {
     expect(driver.device.attribute(1, "integrated")).toBe(1);
     expect(driver.device.attribute(0, "integrated")).toBe(0);
     expect(driver.device.attribute(0, "virtualMemoryManagement")).toBe(1);
-    expect(driver.device.tenants(0)).toEqual([]);
     expect(statusOf(() => driver.device.get(2))).toBe(STATUS.INVALID_DEVICE);
     expect(statusOf(() => driver.device.uuid(-1))).toBe(STATUS.INVALID_DEVICE);
   });

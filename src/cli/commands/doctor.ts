@@ -6,7 +6,7 @@ import { formatBytes, printable } from "../../bytes.ts";
 import { type BackendChoice, chooseBackend, readHostTraces } from "../../device/detect.ts";
 import { optionsFromEnvironment } from "../../environment.ts";
 import { toVramError } from "../../errors.ts";
-import { openSystem, type VramOptions } from "../../open.ts";
+import { openSystem, type VramOptions, wishOf } from "../../open.ts";
 import { createVram } from "../../vram.ts";
 import { EXIT } from "../exit.ts";
 import { colorsFor, type Host } from "../host.ts";
@@ -30,7 +30,7 @@ export interface Check {
 
 function backendChecks(options: VramOptions): { checks: Check[]; usable: boolean } {
   try {
-    const decision = chooseBackend(options.backend ?? "auto", false, readHostTraces(options.libraryPath));
+    const decision = chooseBackend(wishOf(options), readHostTraces(options.libraryPath));
     const emulated = decision.backend === "emulated";
     const what = `backend ${decision.backend}: ${decision.because}`;
     const fix =

@@ -25,7 +25,6 @@ function deviceCalls({ enter, device, devices, faults }: Parts): CudaDriver["dev
       const value = attributeOf(device(cuDevice, "device.attribute").spec, attribute);
       return faults.deviceAttribute?.(attribute, value) ?? value;
     }),
-    tenants: enter("device.tenants", (cuDevice) => [...(device(cuDevice, "device.tenants").spec.tenants ?? [])]),
   };
 }
 

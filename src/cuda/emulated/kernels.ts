@@ -27,7 +27,7 @@ const SALT_BLOCK_BYTES = 64;
 const BATCH_BYTES = 16 * GRANULE_BYTES;
 const MAX_GRID = 2 ** 31 - 1;
 const MAX_THREADS_PER_BLOCK = 1024;
-const SHAPE = ["u64", "u32", "u64", "u64"] as const;
+const SHAPE = ["u64", "u32", "u64", "u64", "u32"] as const;
 
 export function isEmulatedImage(image: Uint8Array): boolean {
   return new TextDecoder().decode(image.subarray(0, IMAGE_PREFIX.length)) === IMAGE_PREFIX;
@@ -51,7 +51,7 @@ export function readLaunch(launch: Launch): HashLaunch {
   const [jobs, jobCount, totalBlocks, salt] = parameters.map(({ value }) => BigInt(value));
   const shaped = parameters.length === SHAPE.length && parameters.every(({ kind }, index) => kind === SHAPE[index]);
   if (!shaped || jobs === undefined || jobCount === undefined || totalBlocks === undefined || salt === undefined) {
-    throw new EmulatorLint("stream.launch: parameters are not (u64, u32, u64, u64)");
+    throw new EmulatorLint("stream.launch: parameters are not (u64, u32, u64, u64, u32)");
   }
   const blockLimit = Math.min(Number(totalBlocks), gridX * blockX);
   return { cuJobs: jobs, jobCount: Number(jobCount), cuSaltBlock: salt, blockLimit };

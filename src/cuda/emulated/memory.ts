@@ -5,7 +5,8 @@
  * Not modelled: fragmentation, the memory a context takes for itself, import of an fd (its numbers are made up, and
  * only `closeExportedFd` closes one).
  */
-import type { AllocationProperties, Tenant } from "../driver.ts";
+import type { AllocationProperties } from "../driver.ts";
+import type { Tenant } from "../monitor.ts";
 import { cudaError, STATUS } from "../status.ts";
 import { EmulatorLint } from "./lint.ts";
 import { GRANULE_BYTES, openPhysicalMemory, type PhysicalMemory } from "./physical.ts";

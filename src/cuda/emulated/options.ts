@@ -4,7 +4,8 @@
  */
 import { assert } from "../../assert.ts";
 import type { HashPool } from "../../hash/pool.ts";
-import type { CudaDriver, DeviceAttribute, Tenant } from "../driver.ts";
+import type { CudaDriver, DeviceAttribute } from "../driver.ts";
+import type { Tenant } from "../monitor.ts";
 import type { EmulatedFaults } from "./faults.ts";
 
 export interface EmulatedDeviceSpec {

@@ -1,0 +1,59 @@
+/**
+ * What NVML knows of a GPU beside CUDA: who else uses it, and how healthy it is. Evidence, never a condition: every
+ * field is absent where the GPU, the driver or the permission has no answer, and its absence says nothing.
+ */
+
+/** NVML as the loader finds it. */
+export const NVML_LIBRARY = "libnvidia-ml.so.1";
+
+/** Another process with memory on the device, as NVML lists it. */
+export interface Tenant {
+  readonly pid: number;
+  /** Of its program, without the folder; "unknown" when the driver does not say. */
+  readonly name: string;
+  /** 0 when the driver does not say. */
+  readonly byteLength: number;
+}
+
+/** ECC errors since the driver was loaded (`volatile`) or over the life of the GPU (`aggregate`). */
+export interface EccCounts {
+  readonly corrected: number;
+  readonly uncorrected: number;
+}
+
+/** What the driver advises (NVML field 230); "unknown" is advice newer than this list. */
+export type RecoveryAction = "none" | "gpu-reset" | "node-reboot" | "drain-p2p" | "drain-and-reset" | "unknown";
+
+export interface GpuHealth {
+  /** Of the NVIDIA driver, for example "580.95.05". */
+  readonly driverVersion?: string;
+  readonly processes?: readonly Tenant[];
+  /** Bytes; `reserved` is the driver's own. */
+  readonly memory?: {
+    readonly bytesTotal: number;
+    readonly bytesReserved: number;
+    readonly bytesFree: number;
+    readonly bytesUsed: number;
+  };
+  readonly ecc?: { readonly volatile: EccCounts; readonly aggregate: EccCounts };
+  readonly remappedRows?: {
+    readonly corrected: number;
+    readonly uncorrected: number;
+    readonly pending: boolean;
+    readonly failed: boolean;
+  };
+  readonly recoveryAction?: RecoveryAction;
+  /**
+   * Xid events since the monitor's first look at this GPU, oldest first, the newest 256 of them; 45 (a process that
+   * ended) left out.
+   */
+  readonly xids?: readonly number[];
+}
+
+/** Asks about GPUs by UUID. */
+export interface GpuMonitor {
+  /** Never rejects: what cannot be known in time is absent. */
+  read(uuid: string): Promise<GpuHealth>;
+  /** Never throws; may be called twice. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,78 @@
+/**
+ * Who has memory on a GPU, as NVML lists it. In a container process ids may be missing or those of the host: a process
+ * listed is evidence, one not listed is none.
+ */
+import type { StatusFunction } from "../ffi.ts";
+import { LIMITS } from "../limits.ts";
+import type { Tenant } from "./monitor.ts";
+import { countOf, NVML_STATUS, type NvmlCalls, room, succeeds, textOf } from "./nvml-calls.ts";
+
+/** What the first call has room for; it is called again with more where that is too little. */
+const FIRST_COUNT = 32;
+/** Room per entry, so that a driver with longer ones than we believe writes within it. */
+const ENTRY_ROOM_BYTES = 64;
+/**
+ * `nvmlProcessInfo_t`: pid at 0, bytes used at 8. It has 24 bytes, but 32 under the same symbol in drivers from R535
+ * up to 535.98 (nvitop issue 88): what was written is read in the way that makes every process id one.
+ */
+const ENTRY_BYTES = [24, 32] as const;
+/** `PID_MAX_LIMIT` of 64-bit Linux. */
+const PID_MAX = 2 ** 22;
+const USED_UNKNOWN = 2n ** 64n - 1n;
+const NAME_BYTES = 1024;
+const NAME_CHARACTERS = 64;
+
+interface Entry {
+  readonly pid: number;
+  readonly byteLength: number;
+}
+
+/** The entries, or undefined if they are written in no way we know. */
+function entriesOf(view: DataView, count: number): readonly Entry[] | undefined {
+  const pidsOf = (stride: number): number[] =>
+    Array.from({ length: count }, (_, index) => view.getUint32(index * stride, true));
+  const stride = ENTRY_BYTES.find((bytes) => pidsOf(bytes).every((pid) => pid > 0 && pid <= PID_MAX));
+  if (stride === undefined) return undefined;
+  return pidsOf(stride).map((pid, index) => {
+    const used = view.getBigUint64(index * stride + 8, true);
+    return { pid, byteLength: used === USED_UNKNOWN ? 0 : (countOf(used) ?? 0) };
+  });
+}
+
+/** Calls with more room until it suffices: at least doubled each time, up to `nvmlProcesses`. */
+function listOf(call: StatusFunction | undefined, device: bigint): readonly Entry[] | undefined {
+  const count = room(4);
+  for (let capacity = FIRST_COUNT; ; ) {
+    const entries = room(capacity * ENTRY_ROOM_BYTES);
+    count.view.setUint32(0, capacity, true);
+    const status = call?.(device, count.bytes, entries.bytes);
+    const answered = count.view.getUint32(0, true);
+    if (status === NVML_STATUS.SUCCESS) return answered <= capacity ? entriesOf(entries.view, answered) : undefined;
+    if (status !== NVML_STATUS.INSUFFICIENT_SIZE || capacity === LIMITS.nvmlProcesses) return undefined;
+    capacity = Math.min(Math.max(2 * capacity, answered), LIMITS.nvmlProcesses);
+  }
+}
+
+/** The last part of the path the process was started by: where other people's files are is not ours to tell. */
+function nameOf(calls: NvmlCalls, pid: number): string {
+  const { bytes } = room(NAME_BYTES);
+  const path = succeeds(calls.processName, pid, bytes, NAME_BYTES) ? textOf(bytes) : "";
+  const name = (path.split("/").at(-1) ?? "").replaceAll(/\p{Cc}/gu, " ").trim();
+  return name === "" ? "unknown" : name.slice(0, NAME_CHARACTERS);
+}
+
+/**
+ * Processes with compute or graphics contexts on the device, each once, by process id; undefined if there is no list
+ * of those that compute. Sizes in bytes.
+ */
+export function readProcesses(calls: NvmlCalls, device: bigint): readonly Tenant[] | undefined {
+  const computing = listOf(calls.computeProcesses, device);
+  if (computing === undefined) return undefined;
+  const used = new Map<number, number>();
+  // One that does both is in both lists with the same memory.
+  for (const { pid, byteLength } of [...computing, ...(listOf(calls.graphicsProcesses, device) ?? [])]) {
+    used.set(pid, Math.max(used.get(pid) ?? 0, byteLength));
+  }
+  const byPid = [...used].sort(([left], [right]) => left - right);
+  return byPid.map(([pid, byteLength]) => ({ pid, name: nameOf(calls, pid), byteLength }));
+}
