@@ -61,13 +61,20 @@ VRAM_DEVICE uint32_t multiplyHigh(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>((static_cast<uint64_t>(a) * b) >> 32);
 }
 
+/** On a GPU a misaligned access kills the context; here it ends the program, so that tests notice it. */
+VRAM_DEVICE void requireAligned16(uint64_t address) {
+  if (address % 16 != 0) __builtin_trap();
+}
+
 VRAM_DEVICE Words4 load16(uint64_t address) {
+  requireAligned16(address);
   Words4 value;
   memcpy(&value, reinterpret_cast<const void*>(address), sizeof value);
   return value;
 }
 VRAM_DEVICE uint8_t load1(uint64_t address) { return *reinterpret_cast<const uint8_t*>(address); }
 VRAM_DEVICE void store16(uint64_t address, Words4 value) {
+  requireAligned16(address);
   memcpy(reinterpret_cast<void*>(address), &value, sizeof value);
 }
 

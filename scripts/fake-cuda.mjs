@@ -5,30 +5,35 @@
  *
  * What was built is kept under node_modules/.cache, by a hash of everything that went into it.
  */
-import { spawn, spawnSync } from "node:child_process";
-import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { buildOnce, compile, compilerVersion, fingerprintOf, ROOT } from "./native-build.mjs";
 
-const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const SOURCES = "test/border/fake";
 const KERNELS = "kernels";
 /** What is different in the old driver; everything else is compiled once. */
 const OLD_DIFFERS = ["memory.cpp", "mapping.cpp"];
 /** The variant of the kernel that is shipped. */
 const KERNEL_FLAGS = ["-DVRAM_IMAD", "-DVRAM_UMULHI"];
-const FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", ...KERNEL_FLAGS];
+const FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", ...KERNEL_FLAGS];
 const EXPORTS = `${SOURCES}/exports.map`;
 const LINK = ["-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-z,defs", `-Wl,--version-script=${EXPORTS}`];
 
-/** The folder of cuda.h, or nothing. */
+/** The oldest cuda.h with everything the fake names. */
+const CUDA_VERSION_MIN = 13000;
+
+/** The folder of a cuda.h that is new enough, or nothing. */
 function findHeader() {
   const installed = existsSync("/usr/local") ? readdirSync("/usr/local").filter((name) => name.startsWith("cuda")) : [];
   const homes = [process.env.CUDA_HOME, process.env.CUDA_PATH, ...installed.sort().map((name) => `/usr/local/${name}`)];
   const folders = [...homes.flatMap((home) => (home ? [join(home, "include")] : [])), "/usr/include"];
-  return folders.find((folder) => existsSync(join(folder, "cuda.h")));
+  return folders.find((folder) => {
+    const path = join(folder, "cuda.h");
+    const version = existsSync(path) && /^#define CUDA_VERSION (\d+)/m.exec(readFileSync(path, "utf8"))?.[1];
+    return Number(version || 0) >= CUDA_VERSION_MIN;
+  });
 }
 
 /** @param {string} folder @param {RegExp} pattern */
@@ -48,25 +53,11 @@ const isOurs = (path) => !/\/lib[^/]*\.cpp$/.test(path);
 
 /** @param {string} header @param {string} compiler */
 function fingerprint(header, compiler) {
-  const hash = createHash("sha256").update(JSON.stringify([FLAGS, LINK, KERNEL_FLAGS, compiler]));
   const sources = [EXPORTS, ...filesOf(SOURCES, /\.[ch]pp$/).filter(isOurs), ...filesOf(KERNELS, /\.cuh?$/)];
-  for (const path of sources) hash.update(`\0${path}\0`).update(readFileSync(join(ROOT, path)));
-  return hash
-    .update("\0cuda.h\0")
-    .update(readFileSync(join(header, "cuda.h")))
-    .digest("hex")
-    .slice(0, 16);
+  const contents = sources.flatMap((path) => [path, readFileSync(join(ROOT, path))]);
+  const flags = JSON.stringify([FLAGS, LINK, KERNEL_FLAGS, compiler]);
+  return fingerprintOf([flags, ...contents, readFileSync(join(header, "cuda.h"))]);
 }
-
-/** @param {string[]} args @returns {Promise<void>} */
-const compile = (args) =>
-  new Promise((resolve, reject) => {
-    const child = spawn("g++", args, { cwd: ROOT, stdio: ["ignore", "inherit", "inherit"] });
-    child.on("error", reject);
-    child.on("close", (code) =>
-      code === 0 ? resolve() : reject(new Error(`g++ ended with ${code}: g++ ${args.join(" ")}`)),
-    );
-  });
 
 /** @param {(() => Promise<void>)[]} tasks */
 async function runSideBySide(tasks) {
@@ -102,26 +93,12 @@ async function compileInto(folder, header) {
  * @returns {Promise<{ library: string, old: string } | { reason: string }>}
  */
 export async function buildFakeCuda() {
-  const compiler = spawnSync("g++", ["--version"], { encoding: "utf8" });
-  if (compiler.status !== 0) return { reason: "no g++" };
+  const compiler = compilerVersion();
+  if (compiler === undefined) return { reason: "no g++" };
   const header = findHeader();
-  if (header === undefined) return { reason: "no cuda.h" };
-  const cache = join(ROOT, "node_modules", ".cache", "fake-cuda");
-  const folder = join(cache, fingerprint(header, compiler.stdout));
-  const paths = { library: join(folder, "libcuda.so.1"), old: join(folder, "old", "libcuda.so.1") };
-  if (existsSync(folder)) return paths;
-  mkdirSync(cache, { recursive: true });
-  const work = mkdtempSync(join(cache, "building-"));
-  try {
-    await compileInto(work, header);
-    // Whoever comes second finds the place taken by the same thing.
-    if (!existsSync(folder)) renameSync(work, folder);
-  } catch (error) {
-    if (!existsSync(paths.old)) throw error;
-  } finally {
-    rmSync(work, { recursive: true, force: true });
-  }
-  return paths;
+  if (header === undefined) return { reason: "no cuda.h of CUDA 13" };
+  const folder = await buildOnce("fake-cuda", fingerprint(header, compiler), (into) => compileInto(into, header));
+  return { library: join(folder, "libcuda.so.1"), old: join(folder, "old", "libcuda.so.1") };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -35,6 +35,12 @@ export interface EmulatedMachine {
   readonly faults?: EmulatedFaults;
 }
 
+/** How NVML is found. `libraryPath`: `LD_LIBRARY_PATH` of its process. */
+export interface NvmlSource {
+  readonly nvmlLibrary?: string;
+  readonly libraryPath?: string;
+}
+
 function openEmulated(machine: EmulatedMachine, pool: HashPool, undo: UndoStack): OpenBackend {
   const { devices: count = 1, byteLength = LIMITS.emulatedBytes, remembered, overrides, faults } = machine;
   const devices = Array.from({ length: count }, (_, index) => ({
@@ -48,7 +54,7 @@ function openEmulated(machine: EmulatedMachine, pool: HashPool, undo: UndoStack)
   return { driver, monitor: emulatedMonitor(devices), kernelImage: EMULATED_MODULE_IMAGE, uuids };
 }
 
-async function openNative(library: string, nvmlLibrary: string | undefined, undo: UndoStack): Promise<OpenBackend> {
+async function openNative(library: string, nvml: NvmlSource, undo: UndoStack): Promise<OpenBackend> {
   const [{ openNativeDriver }, { readKernelImage }, { openNvmlMonitor }] = await Promise.all([
     import("./cuda/native/driver.ts"),
     import("./cuda/native/kernel-image.ts"),
@@ -56,7 +62,8 @@ async function openNative(library: string, nvmlLibrary: string | undefined, undo
   ]);
   const driver = openNativeDriver(library);
   undo.defer("driver", () => driver.close());
-  const monitor = openNvmlMonitor({ library: nvmlLibrary ?? NVML_LIBRARY });
+  const env = nvml.libraryPath === undefined ? {} : { LD_LIBRARY_PATH: nvml.libraryPath };
+  const monitor = openNvmlMonitor({ library: nvml.nvmlLibrary ?? NVML_LIBRARY, env });
   undo.defer("monitor", () => monitor.close());
   const uuids = Array.from({ length: driver.device.count() }, (_, ordinal) =>
     driver.device.uuid(driver.device.get(ordinal)),
@@ -73,10 +80,10 @@ async function openNative(library: string, nvmlLibrary: string | undefined, undo
 export async function openBackend(
   decision: BackendDecision,
   machine: EmulatedMachine,
-  nvmlLibrary: string | undefined,
+  nvml: NvmlSource,
   pool: HashPool,
   undo: UndoStack,
 ): Promise<OpenBackend> {
   if (decision.library === undefined) return openEmulated(machine, pool, undo);
-  return openNative(decision.library, nvmlLibrary, undo);
+  return openNative(decision.library, nvml, undo);
 }

@@ -148,13 +148,7 @@ export async function openSystem(given: VramOptions, test: TestOptions = {}): Pr
     const pool = openHashPool(options.hashThreads);
     undo.defer("hash pool", () => pool.close());
     const machine = machineOf(options, test, state);
-    const { driver, monitor, kernelImage, uuids } = await openBackend(
-      decision,
-      machine,
-      options.nvmlLibrary,
-      pool,
-      undo,
-    );
+    const { driver, monitor, kernelImage, uuids } = await openBackend(decision, machine, options, pool, undo);
     await state.bind(decision.backend, uuids);
     const system = createSystem(options, test, journal, state, decision.backend);
     const devices: LocalDevice[] = [];

@@ -12,10 +12,13 @@ const FIRST_COUNT = 32;
 /** Room per entry, so that a driver with longer ones than we believe writes within it. */
 const ENTRY_ROOM_BYTES = 64;
 /**
- * `nvmlProcessInfo_t`: pid at 0, bytes used at 8. It has 24 bytes, but 32 under the same symbol in drivers from R535
- * up to 535.98 (nvitop issue 88): what was written is read in the way that makes every process id one.
+ * `nvmlProcessInfo_t`: pid at 0, bytes used at 8, 24 bytes long; but 32 under the same symbol in drivers from R535 up
+ * to 535.98 (nvitop issue 88).
  */
-const ENTRY_BYTES = [24, 32] as const;
+const ENTRY_BYTES = 24;
+const LONG_ENTRY_BYTES = 32;
+/** What the room is filled with, to see how far it was written. */
+const UNWRITTEN = 0xa5;
 /** `PID_MAX_LIMIT` of 64-bit Linux. */
 const PID_MAX = 2 ** 22;
 const USED_UNKNOWN = 2n ** 64n - 1n;
@@ -27,16 +30,23 @@ interface Entry {
   readonly byteLength: number;
 }
 
-/** The entries, or undefined if they are written in no way we know. */
-function entriesOf(view: DataView, count: number): readonly Entry[] | undefined {
-  const pidsOf = (stride: number): number[] =>
-    Array.from({ length: count }, (_, index) => view.getUint32(index * stride, true));
-  const stride = ENTRY_BYTES.find((bytes) => pidsOf(bytes).every((pid) => pid > 0 && pid <= PID_MAX));
-  if (stride === undefined) return undefined;
-  return pidsOf(stride).map((pid, index) => {
+/** The entries at this distance from each other, or undefined if their process ids cannot be any. */
+function entriesAt(stride: number, view: DataView, count: number): readonly Entry[] | undefined {
+  const entries = Array.from({ length: count }, (_, index) => {
     const used = view.getBigUint64(index * stride + 8, true);
-    return { pid, byteLength: used === USED_UNKNOWN ? 0 : (countOf(used) ?? 0) };
+    const byteLength = used === USED_UNKNOWN ? 0 : (countOf(used) ?? 0);
+    return { pid: view.getUint32(index * stride, true), byteLength };
   });
+  return entries.every(({ pid }) => pid > 0 && pid <= PID_MAX) ? entries : undefined;
+}
+
+/** The entries, or undefined if they are written in no way we know. */
+function entriesOf({ bytes, view }: ReturnType<typeof room>, count: number): readonly Entry[] | undefined {
+  const short = entriesAt(ENTRY_BYTES, view, count);
+  const end = count * LONG_ENTRY_BYTES;
+  const isUntouched = (from: number): boolean => bytes.subarray(from, from + 8).every((byte) => byte === UNWRITTEN);
+  if (short !== undefined || isUntouched(end - 8) || !isUntouched(end)) return short;
+  return entriesAt(LONG_ENTRY_BYTES, view, count);
 }
 
 /** Calls with more room until it suffices: at least doubled each time, up to `nvmlProcesses`. */
@@ -44,10 +54,11 @@ function listOf(call: StatusFunction | undefined, device: bigint): readonly Entr
   const count = room(4);
   for (let capacity = FIRST_COUNT; ; ) {
     const entries = room(capacity * ENTRY_ROOM_BYTES);
+    entries.bytes.fill(UNWRITTEN);
     count.view.setUint32(0, capacity, true);
     const status = call?.(device, count.bytes, entries.bytes);
     const answered = count.view.getUint32(0, true);
-    if (status === NVML_STATUS.SUCCESS) return answered <= capacity ? entriesOf(entries.view, answered) : undefined;
+    if (status === NVML_STATUS.SUCCESS) return answered <= capacity ? entriesOf(entries, answered) : undefined;
     if (status !== NVML_STATUS.INSUFFICIENT_SIZE || capacity === LIMITS.nvmlProcesses) return undefined;
     capacity = Math.min(Math.max(2 * capacity, answered), LIMITS.nvmlProcesses);
   }

@@ -11,7 +11,7 @@ import { randomBytes, randomInt } from "node:crypto";
 import { assert, requireRange } from "../assert.ts";
 import { constantTimeEqual, roundUp } from "../bytes.ts";
 import { UndoStack } from "../dispose.ts";
-import { VramError } from "../errors.ts";
+import { toVramError, VramError } from "../errors.ts";
 import { type Allocation, openAllocation } from "../handles/allocation.ts";
 import type { DeviceContext } from "../handles/context.ts";
 import type { HashKernel, KernelJob } from "../handles/kernel.ts";
@@ -28,7 +28,7 @@ export interface Meter {
   measure(memory: Mapped, salt?: Uint8Array): Promise<Measurement>;
   /**
    * A known-answer test on fresh random bytes: whole blocks and tails, with and without a salt. Throws
-   * `MEASUREMENT_INVALID` if this device does not compute SHA-256.
+   * `DEVICE_UNUSABLE` if this device does not compute SHA-256.
    */
   selfTest(): Promise<void>;
   /** Level-0 hashes of [offset, offset + byteLength), at most 512 KiB. One at a time. */
@@ -185,6 +185,20 @@ async function runLaunches(space: Workspace, kernel: HashKernel, run: Run): Prom
   return answer.subarray(CANARY_DIGESTS_BYTES);
 }
 
+/** A device that fails its self-test is not opened. */
+async function asUnusable(test: () => Promise<void>): Promise<void> {
+  try {
+    await test();
+  } catch (thrown) {
+    const cause = toVramError(thrown);
+    if (cause.code !== "MEASUREMENT_INVALID") throw cause;
+    throw new VramError("DEVICE_UNUSABLE", `the self-test failed: ${cause.message}`, {
+      fix: "this GPU or its driver computes wrong digests: try another driver version, then have the GPU checked",
+      cause,
+    });
+  }
+}
+
 /** Reserves what measuring needs. `windowBytes` is a multiple of 512 KiB. */
 export async function openMeter(context: DeviceContext, kernel: HashKernel, windowBytes: number): Promise<Meter> {
   const space = await openWorkspace(context, windowBytes);
@@ -233,19 +247,20 @@ export async function openMeter(context: DeviceContext, kernel: HashKernel, wind
         salt: undefined,
       });
     },
-    selfTest: async () => {
-      for (const salt of [undefined, randomBytes(32)]) {
-        const launches = [TAILS.map((tail, index) => tailJob(scratch, tail, index))];
-        const hashes = await runLaunches(space, kernel, { launches, hashCount: TAILS.length, dataBytes: 1, salt });
-        const padded = salt === undefined ? undefined : saltBlock(salt);
-        TAILS.forEach((tail, index) => {
-          // What was sent to the device is still in the pinned buffer.
-          const expected = hostDigest(space.pinned.bytes.slice(CANARY_A, CANARY_A + tail), padded);
-          const found = hashes.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
-          if (!constantTimeEqual(found, expected)) throw invalid(`the digest of ${tail} known bytes is wrong`);
-        });
-      }
-    },
+    selfTest: () =>
+      asUnusable(async () => {
+        for (const salt of [undefined, randomBytes(32)]) {
+          const launches = [TAILS.map((tail, index) => tailJob(scratch, tail, index))];
+          const hashes = await runLaunches(space, kernel, { launches, hashCount: TAILS.length, dataBytes: 1, salt });
+          const padded = salt === undefined ? undefined : saltBlock(salt);
+          TAILS.forEach((tail, index) => {
+            // What was sent to the device is still in the pinned buffer.
+            const expected = hostDigest(space.pinned.bytes.slice(CANARY_A, CANARY_A + tail), padded);
+            const found = hashes.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
+            if (!constantTimeEqual(found, expected)) throw invalid(`the digest of ${tail} known bytes is wrong`);
+          });
+        }
+      }),
     close: () => space.undo.unwind(),
   };
 }

@@ -32,12 +32,14 @@ export interface VerificationReport {
   /** The caller's salt and what it gave: only bytes at hand now can. */
   readonly salted?: { readonly salt: string; readonly digest: string };
   /** `l2-possible`: the shard is so small that the GPU's L2 cache may have answered for VRAM. */
-  readonly readFrom: "vram" | "l2-possible" | "emulated";
+  readonly readFrom: "vram" | "l2-possible" | "emulated" | "substituted";
 }
 
 /** Whether the L2 cache could hold enough of the shard to answer for the memory behind it (facts/cuda.md, §9b). */
 export function readFrom(info: DeviceInfo, byteLength: number): VerificationReport["readFrom"] {
   if (info.backend === "emulated") return "emulated";
+  // What another library calls VRAM is not ours to say.
+  if (info.backend === "cuda-substituted") return "substituted";
   return byteLength < 2 * info.l2CacheBytes ? "l2-possible" : "vram";
 }
 

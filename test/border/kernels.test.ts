@@ -170,6 +170,7 @@ describe.skipIf(withoutCompiler !== "")(`the kernels on the CPU${withoutCompiler
       const expected = jobs.map(({ data }) => expectedDigests(data));
       expect(runLaunch(program(variant), { jobs, gridX: 3, blockX: 256 })).toEqual(expected);
       expect(runLaunch(program(variant), { jobs, gridX: 3, blockX: 256, totalBlocks: 500 })).toEqual(expected);
+      expect(runLaunch(program(variant), { jobs, gridX: 1, totalBlocks: 2 })).toEqual([expected[0], GUARD, GUARD]);
       expect(runLaunch(program(variant), { jobs: [], gridX: 1, totalBlocks: 1 })).toEqual([]);
     });
 

@@ -1,6 +1,6 @@
 /**
  * The fake `libcuda.so.1` of test/border/fake, built once per run by test/border/global-setup.ts. Its configuration is
- * the environment (`VRAM_FAKE_…`, see test/border/fake/config.cpp), read at every cuInit. libc sees what is set in
+ * the environment (`VRAM_FAKE_…`, see test/border/fake/fake.hpp), read at every cuInit. libc sees what is set in
  * `process.env` on Node's main thread only, hence the pool of processes for the border tier.
  */
 import { spawnSync } from "node:child_process";
@@ -42,10 +42,13 @@ export function whyNoFakeCuda(): string {
   return "reason" in built ? ` (${built.reason})` : "";
 }
 
-/** Sets `VRAM_FAKE_…` variables, given without that prefix, and removes all others: `{ FAULTS: "cuMemCreate:2:2" }`. */
+/**
+ * Sets `VRAM_FAKE_…` variables, given without that prefix, and removes all others, except those of the fake NVML:
+ * `{ FAULTS: "cuMemCreate:2:2" }`.
+ */
 export function configureFakeCuda(settings: Readonly<Record<string, string | number>> = {}): void {
   for (const name of Object.keys(process.env)) {
-    if (name.startsWith("VRAM_FAKE_")) Reflect.deleteProperty(process.env, name);
+    if (/^VRAM_FAKE_(?!NVML_)/.test(name)) Reflect.deleteProperty(process.env, name);
   }
   for (const [name, value] of Object.entries(settings)) process.env[`VRAM_FAKE_${name}`] = String(value);
 }

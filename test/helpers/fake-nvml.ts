@@ -1,45 +1,29 @@
 /**
- * The stand-in for libnvidia-ml.so.1 (`test/border/fake/libnvidia-ml.cpp`), built on first use and kept by the hash of
- * its source. What it answers is said by the environment, as its first lines list.
+ * The stand-in for libnvidia-ml.so.1 (`test/border/fake/libnvidia-ml.cpp`). What it answers is said by the environment,
+ * as its first lines list; in this process libc sees what is set in `process.env` on Node's main thread only.
  */
 import { spawnSync } from "node:child_process";
-import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Nvml, openNvml } from "../../src/cuda/nvml.ts";
 
-const SOURCE = fileURLToPath(new URL("../border/fake/libnvidia-ml.cpp", import.meta.url));
-const FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"];
 /** Made up, in NVML's form. */
 export const FAKE_UUID = "GPU-5eed5eed-0001-0002-0003-000000000004";
 
+/** Paths of the fake, and of one that has next to no functions. */
 export interface FakeNvml {
-  /** Why it cannot be built here; tests say it in their titles. */
-  readonly missing: string | undefined;
-  /** Path of the library. */
-  readonly path: string;
+  readonly library: string;
+  readonly bare: string;
+  /** For the titles of tests: why it cannot be built here. Empty where it can. */
+  readonly whyNot: string;
 }
 
-/** Builds it, or finds it built; `bare` leaves nearly all functions out. Throws if the compiler rejects it. */
-export function fakeNvml(bare = false): FakeNvml {
-  const flags = bare ? [...FLAGS, "-DFAKE_NVML_BARE"] : FLAGS;
-  const compiler = spawnSync("g++", ["--version"], { encoding: "utf8" });
-  if (compiler.error !== undefined) return { missing: " (skipped: there is no g++)", path: "" };
-  const key = createHash("sha256")
-    .update(readFileSync(SOURCE))
-    .update(JSON.stringify([flags, compiler.stdout]));
-  const folder = join(tmpdir(), "vram-residency-fakes", key.digest("hex").slice(0, 16));
-  const path = join(folder, "libnvidia-ml.so.1");
-  if (existsSync(path)) return { missing: undefined, path };
-  mkdirSync(folder, { recursive: true });
-  // Test files run side by side: each builds under a name of its own, and the last to finish wins.
-  const own = `${path}.${process.pid}`;
-  const built = spawnSync("g++", [...flags, "-o", own, SOURCE], { encoding: "utf8" });
-  if (built.status !== 0) throw new Error(`g++ failed on ${SOURCE}:\n${built.stderr}`);
-  renameSync(own, path);
-  return { missing: undefined, path };
+/** Builds both libraries, or finds them built. Throws what the compiler said if it refuses the source. */
+export function fakeNvml(): FakeNvml {
+  const script = fileURLToPath(new URL("../../scripts/fake-nvml.mjs", import.meta.url));
+  const { status, stdout, stderr } = spawnSync(process.execPath, [script, "--json"], { encoding: "utf8" });
+  if (status !== 0) throw new Error(`the fake libnvidia-ml cannot be built:\n${stderr}`);
+  const built = JSON.parse(stdout) as { library: string; bare: string } | { reason: string };
+  return "reason" in built ? { library: "", bare: "", whyNot: ` (${built.reason})` } : { ...built, whyNot: "" };
 }
 
 /** What the fake is told: names without `VRAM_FAKE_NVML_`. */

@@ -1,9 +1,11 @@
 /** The checks of `vram doctor` that look at the machine: driver, tools, limits, permissions. Each returns lines. */
 import { execFile } from "node:child_process";
-import { accessSync, constants, existsSync, promises, readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { existsSync, promises, readFileSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { delimiter, join } from "node:path";
 import { formatBytes } from "../../bytes.ts";
+import { readKernelImage, SHIPPED_VARIANT } from "../../cuda/native/kernel-image.ts";
 import { readHostTraces } from "../../device/detect.ts";
 import { LIMITS } from "../../limits.ts";
 import type { VramOptions } from "../../open.ts";
@@ -21,20 +23,17 @@ function firstLine(file: string, args: readonly string[]): Promise<string | unde
   });
 }
 
-const canUse = (path: string): boolean => {
-  try {
-    accessSync(path, constants.R_OK | constants.W_OK);
-    return true;
-  } catch {
-    return false;
-  }
-};
+/** What is loaded into the driver, and for which architectures: PTX runs on its own and every later one. */
+function kernelText(): string {
+  const digest = createHash("sha256").update(readKernelImage()).digest("hex");
+  return `hashing kernel: PTX for compute capability 7.5 (Turing) and newer, variant ${SHIPPED_VARIANT}, sha256:${digest}`;
+}
 
 /** The NVIDIA driver, as far as files tell. */
 export async function driverChecks(options: VramOptions): Promise<Check[]> {
   const traces = readHostTraces(options.libraryPath);
   const kernel = await promises.readFile("/proc/driver/nvidia/version", "utf8").catch(() => undefined);
-  const closed = traces.deviceNodes.filter((node) => !canUse(`/dev/${node}`));
+  const closed = traces.deniedNodes;
   const checks: Check[] = [
     { id: "node", status: "ok", what: `Node.js ${process.versions.node} on ${process.platform} ${process.arch}` },
     {
@@ -48,7 +47,7 @@ export async function driverChecks(options: VramOptions): Promise<Check[]> {
       what: traces.deviceNodes.length > 0 ? `/dev: ${traces.deviceNodes.join(", ")}` : "no /dev/nvidia* device node",
     },
     { id: "kernel-driver", status: "note", what: kernel?.split("\n")[0] ?? "no NVIDIA kernel driver is loaded" },
-    { id: "kernels", status: "note", what: "this version carries no kernel for NVIDIA architectures" },
+    { id: "kernels", status: "note", what: kernelText() },
   ];
   if (closed.length > 0) {
     const what = `this user may not use ${closed.map((node) => `/dev/${node}`).join(", ")}`;

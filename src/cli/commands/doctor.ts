@@ -12,6 +12,7 @@ import { EXIT } from "../exit.ts";
 import { colorsFor, type Host } from "../host.ts";
 import { printJson } from "../json.ts";
 import { driverChecks, limitChecks, stateChecks, toolChecks } from "./doctor-checks.ts";
+import { healthChecks } from "./doctor-health.ts";
 
 export interface DoctorOptions {
   readonly json?: true;
@@ -72,11 +73,15 @@ async function deviceChecks(given: VramOptions): Promise<{ checks: Check[]; devi
     const { stateDir, ...stateless } = given;
     const hasState =
       stateDir !== undefined && ["state.json", "root.key"].every((name) => existsSync(join(stateDir, name)));
-    const vram = createVram(await openSystem(hasState ? given : stateless));
+    const open = await openSystem(hasState ? given : stateless);
+    const vram = createVram(open);
     try {
       const devices = vram.devices();
+      const health = await Promise.all(
+        open.devices.map(async (device) => healthChecks(device.info, await device.health())),
+      );
       const policy: Check = { id: "policy", status: "ok", what: "every device satisfies the VRAM-only policy" };
-      return { checks: [...devices.flatMap(deviceCheck), policy], devices };
+      return { checks: [...devices.flatMap(deviceCheck), ...health.flat(), policy], devices };
     } finally {
       await vram.close();
     }

@@ -36,17 +36,21 @@ CUresult injectedFault(const char* symbol) {
   return CUDA_SUCCESS;
 }
 
+/** Nonsense in the environment leaves the configuration as it was. */
+CUresult configure() {
+  std::optional<Config> config = readConfig();
+  if (!config) return CUDA_ERROR_INVALID_VALUE;
+  if (state().config.log >= 0) close(state().config.log);
+  state().config = std::move(*config);
+  return CUDA_SUCCESS;
+}
+
 /** Begins anew; memory and handles stay. */
 CUresult restart() {
-  State& all = state();
-  std::optional<Config> config = readConfig();
-  all.initialised = false;
-  if (!config) return CUDA_ERROR_INVALID_VALUE;
-  if (all.config.log >= 0) close(all.config.log);
-  all.config = std::move(*config);
-  all.calls.clear();
-  for (Device& device : all.devices) device.sticky = CUDA_SUCCESS;
-  return CUDA_SUCCESS;
+  state().initialised = false;
+  state().calls.clear();
+  for (Device& device : state().devices) device.sticky = CUDA_SUCCESS;
+  return configure();
 }
 
 }  // namespace
@@ -57,10 +61,8 @@ State& state() {
   return *all;
 }
 
-/** Calls before the first cuInit are logged and counted, too. */
 State::State() {
   for (int ordinal = 0; ordinal < MAX_DEVICES; ordinal++) devices[ordinal].ordinal = ordinal;
-  if (std::optional<Config> read = readConfig()) config = std::move(*read);
 }
 
 bool isFatal(CUresult status) {
@@ -100,12 +102,13 @@ Call::Call(const char* symbol, Needs needs, const Amount& amountOf) : refusal(CU
 }
 
 CUresult Call::admit(const char* symbol, Needs needs, const Amount& amountOf) {
-  if (needs == Needs::start) {
-    if (const CUresult refused = restart()) return refused;
-  }
+  const CUresult nonsense = needs == Needs::start           ? restart()
+                            : needs == Needs::configuration ? configure()
+                                                            : CUDA_SUCCESS;
+  if (nonsense != CUDA_SUCCESS) return nonsense;
   writeLog(symbol, amountOf);
   if (const CUresult fault = injectedFault(symbol)) return fault;
-  if (needs == Needs::start || needs == Needs::nothing) return CUDA_SUCCESS;
+  if (needs != Needs::init && needs != Needs::context) return CUDA_SUCCESS;
   if (!state().initialised) return CUDA_ERROR_NOT_INITIALIZED;
   if (needs == Needs::init) return CUDA_SUCCESS;
   const Device* const device = currentDevice();

@@ -38,7 +38,7 @@ void eraseWhere(Table& table, Belongs belongs) {
   for (auto at = table.begin(); at != table.end();) at = belongs(at->second) ? table.erase(at) : std::next(at);
 }
 
-/** What a context takes along. Pinned memory stays mapped, so that a view that was kept shows old bytes, not a crash. */
+/** What a context takes along. */
 void endContext(const Device& device) {
   const auto here = [&](const auto& thing) { return thing.device == device.ordinal; };
   eraseWhere(state().streams, [&](int ordinal) { return ordinal == device.ordinal; });
@@ -69,7 +69,7 @@ FAKE cuInit(unsigned int flags) {
 }
 
 FAKE cuDriverGetVersion(int* version) {
-  FAKE_CALL(nothing);
+  FAKE_CALL(configuration);
   if (version == nullptr) return CUDA_ERROR_INVALID_VALUE;
   *version = state().config.driverVersion;
   return CUDA_SUCCESS;

@@ -14,6 +14,20 @@
  *
  * One `cuInit` begins anew: configuration, call counts and sticky errors; handles and memory stay what they are. The
  * real driver keeps a dead context dead until the process ends.
+ *
+ * Configured by the environment, read at every cuInit and cuDriverGetVersion:
+ *
+ *   VRAM_FAKE_DEVICES=1                 0: cuInit answers NO_DEVICE
+ *   VRAM_FAKE_DRIVER_VERSION=13000
+ *   VRAM_FAKE_BYTES=1073741824          capacity of each device
+ *   VRAM_FAKE_ATTRIBUTES=18=1,102=0     device attributes by their numbers in cuda.h, for all devices
+ *   VRAM_FAKE_POINTER_ATTRIBUTES=8=1    what is said of device memory
+ *   VRAM_FAKE_FAULTS=cuMemCreate:2:2,cuEventQuery:5+:700
+ *                                       symbol:n:status, the nth call since cuInit; with `+` all from then on.
+ *                                       A status that is not on src/cuda/status.ts's list of harmless ones is sticky.
+ *   VRAM_FAKE_NOT_READY=0               how often each recorded event answers NOT_READY first
+ *   VRAM_FAKE_DROP_LAUNCHES=0           1: launches succeed and do nothing
+ *   VRAM_FAKE_LOG=path                  one line a call is appended: symbol, then bytes (or 4 KiB blocks to hash)
  */
 #pragma once
 
@@ -45,7 +59,7 @@ struct Fault {
   CUresult status;
 };
 
-/** What the environment says (config.cpp); read at cuInit. */
+/** What the environment says (config.cpp). */
 struct Config {
   int devices = 1;
   int driverVersion = 13000;
@@ -94,6 +108,7 @@ struct Mapping {
   }
 };
 
+/** Host memory that is registered; it stays its owner's. */
 struct Pinned {
   size_t size;
   int device;
@@ -162,8 +177,14 @@ bool permits(const Device& device, CUdeviceptr at, size_t byteLength, unsigned n
 /** A stream's work goes to the current context's device; anything else is a reason to refuse. */
 CUresult refusalOfStream(CUstream stream);
 
-/** What a call needs before it is let in: cuInit itself starts, others need an earlier cuInit, or a context too. */
-enum class Needs { start, nothing, init, context };
+/** Whether this process has something mapped there: MS_ASYNC does nothing else but look. */
+bool isHostMemory(const void* at, size_t byteLength);
+
+/**
+ * What a call needs before it is let in. cuInit starts, and cuDriverGetVersion, which may come before it, reads the
+ * environment too; others need nothing, an earlier cuInit, or a context as well.
+ */
+enum class Needs { start, configuration, nothing, init, context };
 
 /** The number in the call's line of the log: bytes, or blocks to hash. Asked under the lock. */
 using Amount = std::function<std::optional<uint64_t>()>;

@@ -4,6 +4,7 @@
  *
  * Not modelled: shared memory, `extra` in place of parameters, any kernel not named here.
  */
+#include "kernels/ceiling.cu"
 #include "kernels/fsverity.cu"
 #include "kernels/probes.cu"
 
@@ -109,11 +110,40 @@ CUresult runLoad(void** parameters, const Shape& shape) {
   return CUDA_SUCCESS;
 }
 
+/** Waits as many readings of the clock as a GPU would wait cycles: it ends, and takes no time that means anything. */
+CUresult runSpin(void** parameters, const Shape& shape) {
+  const auto cycles = parameter<uint64_t>(parameters, 0);
+  runThreads(shape, [&] { vram_probe_spin(cycles); });
+  return CUDA_SUCCESS;
+}
+
+CUresult runRead(void** parameters, const Shape& shape) {
+  const auto source = parameter<uint64_t>(parameters, 0);
+  const auto words = parameter<uint64_t>(parameters, 1);
+  const auto target = parameter<uint64_t>(parameters, 2);
+  if (const CUresult bad = accessError(source, words * sizeof(Words4), READ, sizeof(Words4))) return bad;
+  if (const CUresult bad = accessError(target, sizeof(uint32_t), WRITE, sizeof(uint32_t))) return bad;
+  runThreads(shape, [&] { vram_probe_read(source, words, target); });
+  return CUDA_SUCCESS;
+}
+
+CUresult runCeiling(void** parameters, const Shape& shape) {
+  const auto out = parameter<uint64_t>(parameters, 0);
+  const auto rounds = parameter<uint32_t>(parameters, 1);
+  const auto one = parameter<uint32_t>(parameters, 2);
+  if (const CUresult bad = accessError(out, shape.threads() * sizeof(uint64_t), WRITE, sizeof(uint64_t))) return bad;
+  runThreads(shape, [&] { vram_sha256_ceiling(reinterpret_cast<uint64_t*>(out), rounds, one); });
+  return CUDA_SUCCESS;
+}
+
 using Runner = CUresult (*)(void**, const Shape&);
 const std::map<std::string, Runner> KERNELS = {
     {"vram_hash_blocks", runHash},
     {"vram_probe_store", runStore},
     {"vram_probe_load", runLoad},
+    {"vram_probe_spin", runSpin},
+    {"vram_probe_read", runRead},
+    {"vram_sha256_ceiling", runCeiling},
 };
 
 /** What the log says of a launch. */

@@ -15,7 +15,7 @@
 //   VRAM_FAKE_NVML_UNSUPPORTED=f,g      functions that answer 3
 //   VRAM_FAKE_NVML_FAULTS=f:n:status    what the n-th call (from 1) of a function answers; any number, with commas
 //   VRAM_FAKE_NVML_HANG=f or f:n        the function that never returns, at all or at its n-th call
-//   VRAM_FAKE_NVML_HUNG=path            a file made just before that
+//   VRAM_FAKE_NVML_HUNG=path            a file that gets the process id just before that
 //
 // With FAKE_NVML_BARE it has nothing but nvmlInitWithFlags and nvmlDeviceGetHandleByUUID.
 #include <unistd.h>
@@ -171,12 +171,21 @@ void configure() {
   machine->hung = text("HUNG");
 }
 
+/** The file appears when it is complete. */
+void writePid(const std::string& path) {
+  FILE* file = fopen((path + ".part").c_str(), "w");
+  if (file == nullptr) abort();
+  fprintf(file, "%d", getpid());
+  fclose(file);
+  if (rename((path + ".part").c_str(), path.c_str()) != 0) abort();
+}
+
 /** What every call does first: hang, or answer something else than it would. */
 int before(const std::string& function) {
   if (!machine) return UNINITIALIZED;
   const uint64_t call = ++machine->calls[function];
   if (function == machine->hang && (machine->hangAt == 0 || machine->hangAt == call)) {
-    if (!machine->hung.empty()) fclose(fopen(machine->hung.c_str(), "w"));
+    if (!machine->hung.empty()) writePid(machine->hung);
     for (;;) pause();
   }
   for (const auto& name : machine->unsupported) {

@@ -2,9 +2,6 @@
  * Modules: PTX text goes in, its entries can be asked for. Nothing is compiled: of an image only what a driver would
  * refuse first is looked at, its directives and the names of its entries.
  */
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cctype>
 #include <cstdlib>
 #include <cstring>
@@ -17,18 +14,11 @@ namespace {
 
 constexpr size_t IMAGE_BYTES_MAX = size_t{64} << 20;
 
-/** Whether the page is mapped: MS_ASYNC does nothing else but look. */
-bool isMapped(const char* at) {
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  void* const start = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(at) / page * page);
-  return msync(start, page, MS_ASYNC) == 0;
-}
-
 /** The text up to its NUL; nothing if it is not text, or never ends. */
 std::optional<std::string> readText(const char* image) {
   for (size_t length = 0; length < IMAGE_BYTES_MAX; length++) {
     const char* const at = image + length;
-    if ((length == 0 || reinterpret_cast<uintptr_t>(at) % 4096 == 0) && !isMapped(at)) return std::nullopt;
+    if ((length == 0 || reinterpret_cast<uintptr_t>(at) % 4096 == 0) && !isHostMemory(at, 1)) return std::nullopt;
     if (*at == '\0') return std::string(image, length);
     if (!std::isprint(static_cast<unsigned char>(*at)) && !std::isspace(static_cast<unsigned char>(*at))) {
       return std::nullopt;

@@ -1,11 +1,23 @@
-/** Page-locked host memory, and what the driver says about an address. */
+/** Host memory that the caller has page-locked, and what the driver says about an address. */
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstring>
 
 #include "fake.hpp"
 
 using namespace fake;
+
+namespace fake {
+
+bool isHostMemory(const void* at, size_t byteLength) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t from = reinterpret_cast<uintptr_t>(at) / page * page;
+  const size_t whole = reinterpret_cast<uintptr_t>(at) + byteLength - from;
+  return msync(reinterpret_cast<void*>(from), whole, MS_ASYNC) == 0;
+}
+
+}  // namespace fake
 
 namespace {
 
@@ -70,6 +82,7 @@ FAKE cuMemHostRegister(void* p, size_t bytesize, unsigned int flags) {
   FAKE_CALL(context, bytesize);
   constexpr unsigned known = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP;
   if (p == nullptr || bytesize == 0 || (flags & ~known) != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (!isHostMemory(p, bytesize)) return CUDA_ERROR_INVALID_VALUE;
   const auto page = [](const void* at) { return reinterpret_cast<uintptr_t>(at) / 4096; };
   const auto first = page(p);
   const auto last = page(static_cast<char*>(p) + bytesize - 1);
