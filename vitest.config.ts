@@ -15,7 +15,8 @@ export default defineConfig({
       tier("crash", { testTimeout: 120_000 }),
       // Processes, not threads: libc sees `process.env` of the main thread only.
       tier("border", { globalSetup: "test/border/global-setup.ts", pool: "forks" }),
-      tier("device"),
+      // One after the other: they count the bytes that are free on one GPU.
+      tier("device", { pool: "forks", fileParallelism: false, testTimeout: 300_000 }),
     ],
     coverage: {
       provider: "v8",

@@ -1,7 +1,8 @@
 /**
  * Builds the fake `libcuda.so.1` of test/border/fake and prints its path: `VRAM_LIBCUDA=$(node scripts/fake-cuda.mjs)`
  * makes the command line use it. With `--old` it is one without virtual memory management, as before CUDA 10.2. With
- * `--json` both paths, or the reason why there are none: `{ library, old }` or `{ reason }`.
+ * `--json` both paths and the folder of the cuda.h it was built against, or the reason why there are none:
+ * `{ library, old, header }` or `{ reason }`.
  *
  * What was built is kept under node_modules/.cache, by a hash of everything that went into it.
  */
@@ -49,7 +50,7 @@ const filesOf = (folder, pattern) =>
  * Ours among the sources: another library's fake may stand beside them.
  * @param {string} path
  */
-const isOurs = (path) => !/\/lib[^/]*\.cpp$/.test(path);
+const isOurs = (path) => !/\/lib[^/]*\.[ch]pp$/.test(path);
 
 /** @param {string} header @param {string} compiler */
 function fingerprint(header, compiler) {
@@ -90,7 +91,7 @@ async function compileInto(folder, header) {
 
 /**
  * Builds both libraries, unless they are there already.
- * @returns {Promise<{ library: string, old: string } | { reason: string }>}
+ * @returns {Promise<{ library: string, old: string, header: string } | { reason: string }>}
  */
 export async function buildFakeCuda() {
   const compiler = compilerVersion();
@@ -98,7 +99,7 @@ export async function buildFakeCuda() {
   const header = findHeader();
   if (header === undefined) return { reason: "no cuda.h of CUDA 13" };
   const folder = await buildOnce("fake-cuda", fingerprint(header, compiler), (into) => compileInto(into, header));
-  return { library: join(folder, "libcuda.so.1"), old: join(folder, "old", "libcuda.so.1") };
+  return { library: join(folder, "libcuda.so.1"), old: join(folder, "old", "libcuda.so.1"), header };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

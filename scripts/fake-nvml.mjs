@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { buildOnce, compile, compilerVersion, fingerprintOf, ROOT } from "./native-build.mjs";
 
 const SOURCE = "test/border/fake/libnvidia-ml.cpp";
+const HEADER = "test/border/fake/libnvidia-ml.hpp";
 const FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"];
 
 /**
@@ -17,7 +18,8 @@ const FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "
 export async function buildFakeNvml() {
   const compiler = compilerVersion();
   if (compiler === undefined) return { reason: "no g++" };
-  const fingerprint = fingerprintOf([...FLAGS, compiler, readFileSync(join(ROOT, SOURCE))]);
+  const sources = [SOURCE, HEADER].map((path) => readFileSync(join(ROOT, path)));
+  const fingerprint = fingerprintOf([...FLAGS, compiler, ...sources]);
   const folder = await buildOnce("fake-nvml", fingerprint, async (into) => {
     await compile([...FLAGS, SOURCE, "-o", join(into, "libnvidia-ml.so.1")]);
     await compile([...FLAGS, "-DFAKE_NVML_BARE", SOURCE, "-o", join(into, "libnvidia-ml-bare.so.1")]);

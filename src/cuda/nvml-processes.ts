@@ -43,10 +43,10 @@ function entriesAt(stride: number, view: DataView, count: number): readonly Entr
 /** The entries, or undefined if they are written in no way we know. */
 function entriesOf({ bytes, view }: ReturnType<typeof room>, count: number): readonly Entry[] | undefined {
   const short = entriesAt(ENTRY_BYTES, view, count);
+  if (short !== undefined) return short;
   const end = count * LONG_ENTRY_BYTES;
-  const isUntouched = (from: number): boolean => bytes.subarray(from, from + 8).every((byte) => byte === UNWRITTEN);
-  if (short !== undefined || isUntouched(end - 8) || !isUntouched(end)) return short;
-  return entriesAt(LONG_ENTRY_BYTES, view, count);
+  const isLong = bytes.subarray(end - 8, end).some((byte) => byte !== UNWRITTEN);
+  return isLong ? entriesAt(LONG_ENTRY_BYTES, view, count) : undefined;
 }
 
 /** Calls with more room until it suffices: at least doubled each time, up to `nvmlProcesses`. */

@@ -4,7 +4,9 @@
  */
 
 import { encodeJobs, HASH_KERNEL, hashLaunch, JOB_BYTES } from "../cuda/kernel-abi.ts";
+import { STATUS } from "../cuda/status.ts";
 import { countHandle } from "../dispose.ts";
+import { toVramError, VramError } from "../errors.ts";
 import { blockCount, HASH_BYTES } from "../hash/geometry.ts";
 import type { DeviceContext } from "./context.ts";
 import { deviceAddress, hostAddress, type Mapped, type Pinned } from "./mapped.ts";
@@ -35,9 +37,35 @@ export interface HashKernel {
   close(): void;
 }
 
+/** What helps a driver that works, but will not compile our kernel. */
+const LOAD_FIXES: Readonly<Record<number, string>> = {
+  [STATUS.NO_BINARY_FOR_GPU]: "the kernel runs on GPUs from Turing on (compute capability 7.5): use a newer one",
+  [STATUS.INVALID_PTX]: "install driver R470 or newer; if this one is, our package is damaged: install it again",
+  [STATUS.JIT_COMPILER_NOT_FOUND]:
+    "install libnvidia-ptxjitcompiler of the driver's own version; in a container, pass in the driver's capability compute",
+  [STATUS.UNSUPPORTED_PTX_VERSION]: "install driver R470 or newer",
+  [STATUS.JIT_COMPILATION_DISABLED]: "unset CUDA_DISABLE_PTX_JIT",
+};
+
+/** Loads the module; a device on which it cannot be loaded is one that cannot be used. */
+function loadModule(context: DeviceContext, image: Uint8Array): bigint {
+  try {
+    return context.run((driver) => driver.module.load(image));
+  } catch (thrown) {
+    const cause = toVramError(thrown);
+    const fix = LOAD_FIXES[Number(cause.details["status"])];
+    if (fix === undefined) throw cause;
+    throw new VramError("DEVICE_UNUSABLE", `the hashing kernel cannot be loaded: ${cause.message}`, {
+      fix,
+      details: cause.details,
+      cause,
+    });
+  }
+}
+
 /** Loads the kernel's module. `image` is PTX for a real device. */
 export function openHashKernel(context: DeviceContext, image: Uint8Array): HashKernel {
-  const cuModule = context.run((driver) => driver.module.load(image));
+  const cuModule = loadModule(context, image);
   const gone = countHandle("module");
   let open = true;
   const close = (): void => {

@@ -141,9 +141,12 @@ export async function settled<T>(stream: Stream, byteLength: number, task: () =>
   let value: T;
   try {
     value = await task();
-  } catch (error) {
-    await stream.settle(byteLength);
-    throw error;
+  } catch (thrown) {
+    // A context that is lost answers everything with the same error: the call that lost it is the one to name.
+    await stream.settle(byteLength).catch((graver: unknown) => {
+      throw toVramError(thrown).fatal ? thrown : graver;
+    });
+    throw thrown;
   }
   await stream.settle(byteLength);
   return value;

@@ -3,6 +3,7 @@
  * device's granules are `SharedArrayBuffer`s. With no threads the same loop runs on the caller's, which is what tests
  * from source do (a worker cannot be started from TypeScript).
  */
+import { readSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { assert } from "../assert.ts";
@@ -11,8 +12,17 @@ import { VramError } from "../errors.ts";
 import { hashBlocks } from "./blocks.ts";
 import { BLOCK_BYTES, blockCount, HASH_BYTES } from "./geometry.ts";
 
+/** An open file of this process, and where in it. */
+export interface FileRange {
+  readonly fd: number;
+  /** In bytes. */
+  readonly offset: number;
+}
+
 /** Hash every 4 KiB block of `data` (the last may be partial) into `out`, 32 bytes each. */
 export interface HashTask {
+  /** Fill `data` from here first: a thread that reads what it hashes finds it in its cache. */
+  readonly from?: FileRange;
   readonly data: Uint8Array;
   readonly out: Uint8Array;
   /** 64 bytes that precede every block: a padded salt. */
@@ -36,10 +46,32 @@ export interface ThreadRequest extends HashTask {
   readonly ticket: number;
 }
 
-/** A thread's whole logic: hash, then answer with the ticket. Called by `pool-thread.ts`. */
-export function serveRequest(request: ThreadRequest, answer: (ticket: number) => void): void {
-  hashBlocks(request.data, request.out, request.padded);
-  answer(request.ticket);
+/** A thread's answer. `unread`: `from` could not be read; what the system called it, or `short`. */
+export interface ThreadAnswer {
+  readonly ticket: number;
+  readonly unread?: string;
+}
+
+/** Fills `data`. Returns why it could not be, if so. */
+function fill(data: Uint8Array, { fd, offset }: FileRange): string | undefined {
+  try {
+    for (let filled = 0; filled < data.byteLength; ) {
+      const count = readSync(fd, data, filled, data.byteLength - filled, offset + filled);
+      if (count === 0) return "short";
+      filled += count;
+    }
+    return undefined;
+  } catch (error) {
+    return String((error as NodeJS.ErrnoException).code);
+  }
+}
+
+/** A thread's whole logic: read if need be, hash, answer with the ticket. Called by `pool-thread.ts`. */
+export function serveRequest(request: ThreadRequest, answer: (answer: ThreadAnswer) => void): void {
+  const { ticket, data, out, padded, from } = request;
+  const unread = from === undefined ? undefined : fill(data, from);
+  if (unread === undefined) hashBlocks(data, out, padded);
+  answer(unread === undefined ? { ticket } : { ticket, unread });
 }
 
 const pieces = (task: HashTask): HashTask[] =>
@@ -47,7 +79,13 @@ const pieces = (task: HashTask): HashTask[] =>
     const data = task.data.subarray(index * PIECE_BYTES, (index + 1) * PIECE_BYTES);
     const start = index * (PIECE_BYTES / BLOCK_BYTES) * HASH_BYTES;
     const out = task.out.subarray(start, start + blockCount(data.byteLength) * HASH_BYTES);
-    return task.padded === undefined ? { data, out } : { data, out, padded: task.padded };
+    const { padded, from } = task;
+    return {
+      data,
+      out,
+      ...(padded === undefined ? {} : { padded }),
+      ...(from === undefined ? {} : { from: { fd: from.fd, offset: from.offset + index * PIECE_BYTES } }),
+    };
   });
 
 const yieldToLoop = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
@@ -57,12 +95,18 @@ function inlinePool(): HashPool {
     threads: 0,
     hash: async (tasks) => {
       for (const piece of tasks.flatMap(pieces)) {
+        assert(piece.from === undefined, "files are read by threads only");
         hashBlocks(piece.data, piece.out, piece.padded);
         if (piece.data.byteLength === PIECE_BYTES) await yieldToLoop();
       }
     },
     close: async () => undefined,
   };
+}
+
+function readFailure(unread: string): VramError {
+  if (unread === "short") return new VramError("SOURCE_CHANGED", "the file became shorter while it was being read");
+  return new VramError("SOURCE_READ_FAILED", `reading the file failed: ${unread}`, { cause: { errno: unread } });
 }
 
 interface Waiting {
@@ -85,8 +129,9 @@ function startThread(entry: URL): { send(piece: HashTask): Promise<void>; load()
     waiting.clear();
     worker.unref();
   };
-  worker.on("message", (done: number) => {
-    waiting.get(done)?.resolve();
+  worker.on("message", ({ ticket: done, unread }: ThreadAnswer) => {
+    if (unread === undefined) waiting.get(done)?.resolve();
+    else waiting.get(done)?.reject(readFailure(unread));
     waiting.delete(done);
     if (waiting.size === 0) worker.unref();
   });
@@ -132,7 +177,7 @@ export function openHashPool(
     hash: async (tasks) => {
       if (!open) throw closedError("the hash pool");
       const byteLength = tasks.reduce((sum, task) => sum + task.data.byteLength, 0);
-      if (byteLength <= inlineBytes) {
+      if (byteLength <= inlineBytes && tasks.every(({ from }) => from === undefined)) {
         await inline.hash(tasks);
         return;
       }

@@ -47,7 +47,8 @@ export function defaultHeadroom(bytesTotal: number, granuleBytes: number): numbe
   return Math.min(LIMITS.headroomBytes, Math.floor(bytesTotal / 32 / granuleBytes) * granuleBytes);
 }
 
-function outOfVram(needed: number, capacity: Capacity, tenants: readonly Tenant[]): VramError {
+/** The refusal of a shard for which there is no room. */
+export function outOfVram(needed: number, capacity: Capacity, tenants: readonly Tenant[]): VramError {
   const holders = tenants.map((tenant) => `${tenant.name} (pid ${tenant.pid}): ${tenant.byteLength} bytes`);
   const others = holders.length === 0 ? "" : `; others on this device: ${holders.join(", ")}`;
   return new VramError(

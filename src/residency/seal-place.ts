@@ -5,11 +5,11 @@ import type { UndoStack } from "../dispose.ts";
 import { throwIfAborted, toVramError, VramError } from "../errors.ts";
 import { cleanName, createShardId } from "../seal/names.ts";
 import { freeAllocation } from "./free.ts";
-import type { Reservation } from "./ledger.ts";
+import { outOfVram, type Reservation } from "./ledger.ts";
 import type { SealResult } from "./seal-model.ts";
 import { comparedWith, type NamedSource, requireExpected, type SealRequest, wantsSha256 } from "./seal-request.ts";
 import { recordOf, type Shard } from "./shard.ts";
-import type { System, Worker } from "./worker.ts";
+import { readCapacity, type System, type Worker } from "./worker.ts";
 
 /** Opens and checks the source; claims its name and id, so that registering cannot fail later. */
 export async function openAndClaim(
@@ -142,13 +142,30 @@ export async function allocate(
       return id;
     });
   } catch (thrown) {
-    throw await allocationFailed(system, worker, source, thrown);
+    room.release();
+    throw await allocationFailed(system, worker, source, await withFigures(worker, source, thrown));
   }
   undo.defer("allocation", async () => {
     await freeAllocation(system, worker, { name, allocationId, byteLength, charge: room }, "undone");
   });
   await system.journal.append({ type: "vram_allocated", device: worker.ref, name, byteLength });
   return allocationId;
+}
+
+/** The driver refused what it said it had, because somebody else was quicker: with the figures of now (VR-MEM-05). */
+async function withFigures(worker: Worker, source: NamedSource, thrown: unknown): Promise<VramError> {
+  const error = toVramError(thrown);
+  if (error.code !== "OUT_OF_VRAM") return error;
+  try {
+    const { processes = [] } = await worker.device.health();
+    const { message, details } = outOfVram(source.byteLength, await readCapacity(worker), processes);
+    return new VramError("OUT_OF_VRAM", `${error.message}; ${message}`, {
+      details: { ...error.details, ...details },
+      cause: error,
+    });
+  } catch {
+    return error;
+  }
 }
 
 async function allocationFailed(

@@ -42,6 +42,8 @@ export interface FileIdentity {
 
 export interface ReadableFile {
   readonly identity: FileIdentity;
+  /** Its descriptor, for threads of this process; absent where a test stands in for the file system. */
+  readonly fd?: number;
   /** Base name of the path as the caller gave it. */
   readonly baseName: string;
   readonly byteLength: number;
@@ -136,7 +138,7 @@ async function requireRegularAt(
   return stats;
 }
 
-function readable(handle: FileDescriptor, stats: BigIntStats, path: string): ReadableFile {
+function readable(handle: FileDescriptor, stats: BigIntStats, path: string, isReal: boolean): ReadableFile {
   const byteLength = Number(stats.size);
   const identity = identityOf(stats);
   const changed = (what: string): VramError =>
@@ -149,6 +151,7 @@ function readable(handle: FileDescriptor, stats: BigIntStats, path: string): Rea
   let open = true;
   return {
     identity,
+    ...(isReal ? { fd: handle.fd } : {}),
     baseName: basename(path),
     byteLength,
     readAt: async (into, position) => {
@@ -193,7 +196,7 @@ export async function openFile(path: string, roots: readonly string[], fs: FileS
     throw openFailure(path, error);
   }
   try {
-    return readable(handle, await requireRegularAt(handle, resolved, path, fs), path);
+    return readable(handle, await requireRegularAt(handle, resolved, path, fs), path, fs === nodeFileSystem);
   } catch (error) {
     // Nothing was read yet: a close that fails changes nothing, and must not hide why the file was refused.
     await handle.close().catch(() => undefined);

@@ -5,6 +5,8 @@ import type { FileIdentity, ReadableFile } from "./file.ts";
 /** Something with bytes in order. */
 export interface ByteReader {
   readonly identity?: FileIdentity;
+  /** The open file, if it is one of this process and the bytes are all of it. */
+  readonly fd?: number;
   readonly byteLength: number;
   readonly baseName: string;
   /** Fills `into` from the current position; fewer bytes only at the end. */
@@ -110,6 +112,7 @@ export function fileReader(file: ReadableFile, offset = 0, byteLength = file.byt
   let position = 0;
   return {
     identity: file.identity,
+    ...(offset === 0 && byteLength === file.byteLength && file.fd !== undefined ? { fd: file.fd } : {}),
     byteLength,
     baseName: file.baseName,
     read: async (into) => {

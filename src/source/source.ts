@@ -57,6 +57,8 @@ export interface SourceInfo {
 /** An opened source: read from its start to its end, once. */
 export interface OpenedSource {
   readonly info: SourceInfo;
+  /** The open file, if the source is all of one and no header was looked for: its bytes may be read from there, too. */
+  readonly rawFd?: number;
   /** Fills `into` with the next bytes; fewer only at the end. Returns how many. Nothing is written after it settles. */
   read(into: Uint8Array, signal?: AbortSignal): Promise<number>;
   /** After the last read: throws `SOURCE_CHANGED` unless the source is still the one that was opened. */
@@ -182,6 +184,7 @@ export async function openSource(
         tensors,
         ...(reader.identity === undefined ? {} : { identity: reader.identity }),
       },
+      ...(format === "raw" && reader.fd !== undefined ? { rawFd: reader.fd } : {}),
       read: async (into, signal) => {
         const head = prefix.subarray(taken, taken + into.byteLength);
         into.set(head);

@@ -14,7 +14,23 @@ export interface DigestWatch {
 const SLOTS = 3;
 const SLOT_BYTES = 8 * 1024 * 1024;
 
-/** Reads the source to its end and digests it. The caller closes it. */
+/** The source as a count of bytes: hashing threads read them themselves. */
+function unread(source: OpenedSource): OpenedSource {
+  let left = source.info.byteLength;
+  return {
+    ...source,
+    read: async (into) => {
+      const count = Math.min(left, into.byteLength);
+      left -= count;
+      return count;
+    },
+  };
+}
+
+/**
+ * Reads the source to its end and digests it. The caller closes it. A file without a header is read by the hashing
+ * threads, each what it hashes; a plain SHA-256 needs the bytes in order, and here.
+ */
 export async function digestOpened(
   source: OpenedSource,
   pool: HashPool,
@@ -28,11 +44,12 @@ export async function digestOpened(
     })),
   );
   const witness = createWitness(pool, source.info.byteLength, options);
+  const fd = options.sha256 || pool.threads === 0 ? undefined : source.rawFd;
   await passThrough(
-    source,
+    fd === undefined ? source : unread(source),
     ring,
     {
-      start: (slot, _offset, count) => witness.start(slot, count),
+      start: (slot, offset, count) => witness.start(slot, count, fd === undefined ? undefined : { fd, offset }),
       finish: async (slot, offset, count) => {
         await witness.finish(slot, count);
         watch.onProgress?.(offset + count);

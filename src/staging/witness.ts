@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { saltBlock } from "../hash/blocks.ts";
 import { blockCount, HASH_BYTES } from "../hash/geometry.ts";
-import type { HashPool } from "../hash/pool.ts";
+import type { FileRange, HashPool } from "../hash/pool.ts";
 import { createTreeBuilder, type Tree } from "../hash/tree.ts";
 import type { Slot } from "./slots.ts";
 
@@ -16,8 +16,8 @@ export interface WitnessOptions {
 }
 
 export interface Witness {
-  /** Hashes a slot's blocks; slots may overlap. */
-  start(slot: Slot, count: number): Promise<void>;
+  /** Hashes a slot's blocks; slots may overlap. `from`: the slot is still empty, and the threads are to fill it. */
+  start(slot: Slot, count: number, from?: FileRange): Promise<void>;
   /** Takes the slot's hashes into the tree; in order. */
   finish(slot: Slot, count: number): Promise<void>;
   /** After the last slot. */
@@ -35,10 +35,12 @@ export function createWitness(pool: HashPool, byteLength: number, options: Witne
   const builder = options.tree ? createTreeBuilder(byteLength, options.salt) : undefined;
   const flat = options.sha256 ? createHash("sha256") : undefined;
   return {
-    start: async (slot, count) => {
+    start: async (slot, count, from) => {
       if (builder === undefined) return;
       const task = { data: slot.bytes.subarray(0, count), out: slot.leaves };
-      await pool.hash([padded === undefined ? task : { ...task, padded }]);
+      await pool.hash([
+        { ...task, ...(padded === undefined ? {} : { padded }), ...(from === undefined ? {} : { from }) },
+      ]);
     },
     finish: async (slot, count) => {
       builder?.appendLeaves(slot.leaves.subarray(0, blockCount(count) * HASH_BYTES));

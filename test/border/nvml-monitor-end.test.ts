@@ -128,6 +128,7 @@ ${body}`;
     // Before the event loop has had a turn in which to hear of the end.
     vi.advanceTimersByTime(WATCHDOG_MS);
     await closing;
+    expect(isIdle()).toBe(false);
     await until("the process is gone", isIdle);
   });
 

@@ -104,6 +104,10 @@ describe.skipIf(fake.whyNot !== "")(`a GPU's health${fake.whyNot}`, () => {
   ])("recovery action %i is %s", (value, action) => {
     expect(read({ RECOVERY: String(value) }).recoveryAction).toBe(action);
   });
+
+  test("a recovery action that is no unsigned int is absent", () => {
+    expect(read({ RECOVERY: "1:0" })).not.toHaveProperty("recoveryAction");
+  });
 });
 
 describe.skipIf(fake.whyNot !== "")(`devices${fake.whyNot}`, () => {
@@ -174,6 +178,11 @@ describe.skipIf(fake.whyNot !== "")(`processes${fake.whyNot}`, () => {
     expect(read({ ...settings, STRIDE: "32" }).processes).toEqual(read(settings).processes);
   });
 
+  test("more of them than there was room for: no list", () => {
+    const health = read({ ...SETTINGS, COUNT: "100000" });
+    expect(health).toEqual(without("processes"));
+  });
+
   test.each(["0:a:1", "4194305:a:1", "5:a:1,0:b:1", "5:a:1,0:b:1,6:c:1"])(
     "%s cannot be process ids: no list",
     (PROCESSES) => {
@@ -183,8 +192,8 @@ describe.skipIf(fake.whyNot !== "")(`processes${fake.whyNot}`, () => {
 });
 
 describe.skipIf(fake.whyNot !== "")(`Xids${fake.whyNot}`, () => {
-  test("are kept, told in every answer, and 45 is none", () => {
-    const nvml = openFakeNvml(fake.library, { XIDS: "45,31,79,45" });
+  test("are kept, told in every answer; 45 is none, nor are other events", () => {
+    const nvml = openFakeNvml(fake.library, { XIDS: "45,31,1:7,79,45" });
     expect([1, 2, 3].map(() => nvml.read(FAKE_UUID).xids)).toEqual([
       [31, 79],
       [31, 79],
@@ -197,6 +206,13 @@ describe.skipIf(fake.whyNot !== "")(`Xids${fake.whyNot}`, () => {
     const nvml = openFakeNvml(fake.library, { XIDS: all.join(",") });
     expect(nvml.read(FAKE_UUID).xids).toEqual(all.slice(0, LIMITS.nvmlXids));
     expect(nvml.read(FAKE_UUID).xids).toEqual(all.slice(10));
+  });
+
+  test("a GPU that cannot be watched is asked again every time, and costs no event sets", () => {
+    const faults = Array.from({ length: 20 }, (_, index) => `nvmlDeviceRegisterEvents:${index + 1}:999`);
+    const nvml = openFakeNvml(fake.library, { XIDS: "79", FAULTS: faults.join(",") });
+    for (const _ of faults) expect(nvml.read(FAKE_UUID)).not.toHaveProperty("xids");
+    expect(nvml.read(FAKE_UUID).xids).toEqual([79]);
   });
 
   test("belong to the GPU that had them", () => {

@@ -11,6 +11,8 @@ import { inject } from "vitest";
 export interface FakeCuda {
   readonly library: string;
   readonly old: string;
+  /** The folder of the cuda.h that they were built against. */
+  readonly header: string;
 }
 
 /** `reason`: which tool is missing. */

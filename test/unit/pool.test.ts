@@ -2,14 +2,16 @@
 import { execFile } from "node:child_process";
 import { createCipheriv } from "node:crypto";
 import { existsSync } from "node:fs";
+import { open } from "node:fs/promises";
+import { dirname } from "node:path";
 import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
 import { toHex } from "../../src/bytes.ts";
 import { liveHandles } from "../../src/dispose.ts";
 import { hashBlocks, saltBlock } from "../../src/hash/blocks.ts";
 import { blockCount } from "../../src/hash/geometry.ts";
-import { type HashTask, openHashPool, serveRequest } from "../../src/hash/pool.ts";
-import { codeOf, MIB } from "../helpers/vram.ts";
+import { type HashTask, openHashPool, serveRequest, type ThreadAnswer } from "../../src/hash/pool.ts";
+import { codeOf, MIB, randomFile } from "../helpers/vram.ts";
 
 const run = promisify(execFile);
 
@@ -29,6 +31,13 @@ function expected(task: HashTask): string {
   return toHex(out);
 }
 
+/** What a thread would answer to `task` under ticket 7. */
+function served(task: HashTask): ThreadAnswer[] {
+  const answers: ThreadAnswer[] = [];
+  serveRequest({ ...task, ticket: 7 }, (answer) => answers.push(answer));
+  return answers;
+}
+
 /** A thread of a test's own. */
 const threadOf = (body: string): URL =>
   new URL(
@@ -41,11 +50,24 @@ const SIZES = [1, 4096, 4097, MIB - 1, MIB, MIB + 1, 2 * MIB + 4097];
 
 describe("without threads", () => {
   test("a request is hashed and answered with its ticket", () => {
-    const tickets: number[] = [];
     const task = taskOf(5000, 1, true);
-    serveRequest({ ...task, ticket: 7 }, (ticket) => tickets.push(ticket));
-    expect(tickets).toEqual([7]);
+    expect(served(task)).toEqual([{ ticket: 7 }]);
     expect(toHex(task.out)).toBe(expected(task));
+  });
+
+  test("a request may say where its data are read from, and says why if they cannot be", async () => {
+    const { bytes, path } = await randomFile(10_000);
+    const file = await open(path);
+    const { data, out } = taskOf(5000, 1);
+    expect(served({ data, out, from: { fd: file.fd, offset: 4096 } })).toEqual([{ ticket: 7 }]);
+    expect(toHex(data)).toBe(toHex(bytes.subarray(4096, 9096)));
+    expect(toHex(out)).toBe(expected({ data, out }));
+    expect(served({ data, out, from: { fd: file.fd, offset: 5001 } })).toEqual([{ ticket: 7, unread: "short" }]);
+    await file.close();
+    const folder = await open(dirname(path));
+    expect(served({ data, out, from: { fd: folder.fd, offset: 0 } })).toEqual([{ ticket: 7, unread: "EISDIR" }]);
+    await folder.close();
+    expect(served({ data, out, from: { fd: 0.5, offset: 0 } })).toEqual([{ ticket: 7, unread: "ERR_OUT_OF_RANGE" }]);
   });
 
   test("the inline pool hashes every task, whatever its size", async () => {
@@ -88,8 +110,28 @@ describe("threads", () => {
     expect(liveHandles()).toEqual({});
   });
 
+  test.skipIf(withoutBuild)("read what they hash from a file, piece by piece (needs dist)", async () => {
+    const pool = openHashPool(2, THREAD, 0);
+    const { bytes, path } = await randomFile(3 * MIB + 5000);
+    const file = await open(path);
+    const { data, out } = taskOf(2 * MIB + 5000, 1);
+    await pool.hash([{ data, out, from: { fd: file.fd, offset: MIB } }]);
+    expect(toHex(data)).toBe(toHex(bytes.subarray(MIB)));
+    expect(toHex(out)).toBe(expected({ data, out }));
+    expect(await codeOf(pool.hash([{ data, out, from: { fd: file.fd, offset: 2 * MIB } }]))).toBe("SOURCE_CHANGED");
+    await file.close();
+    const folder = await open(dirname(path));
+    expect(await codeOf(pool.hash([{ data, out, from: { fd: folder.fd, offset: 0 } }]))).toBe("SOURCE_READ_FAILED");
+    await folder.close();
+    await pool.close();
+  });
+
   test("share the pieces of one task", async () => {
-    const pool = openHashPool(2, threadOf("request.out[0] = threadId; parentPort.postMessage(request.ticket);"), 0);
+    const pool = openHashPool(
+      2,
+      threadOf("request.out[0] = threadId; parentPort.postMessage({ ticket: request.ticket });"),
+      0,
+    );
     const task = taskOf(4 * MIB, 1);
     await pool.hash([task]);
     const workers = [0, 1, 2, 3].map((piece) => task.out[piece * 256 * 32]);
@@ -121,7 +163,7 @@ describe("threads", () => {
       threadOf(`if (request.data[0] === 1) throw new Error("broken");
         Atomics.wait(new Int32Array(request.data.buffer), 1, 0);
         request.out[0] = 0x77;
-        parentPort.postMessage(request.ticket);`),
+        parentPort.postMessage({ ticket: request.ticket });`),
       0,
     );
     const shared = (first: number): HashTask => {
@@ -145,7 +187,7 @@ describe("threads", () => {
   });
 
   test("memory that is not shared is refused: it would be copied, and its digests lost", async () => {
-    const pool = openHashPool(1, threadOf("parentPort.postMessage(request.ticket);"), 0);
+    const pool = openHashPool(1, threadOf("parentPort.postMessage({ ticket: request.ticket });"), 0);
     const { data, out } = taskOf(100, 1);
     expect(await codeOf(pool.hash([{ data: Uint8Array.from(data), out }]))).toBe("INTERNAL");
     expect(await codeOf(pool.hash([{ data, out: Uint8Array.from(out) }]))).toBe("INTERNAL");

@@ -5,15 +5,17 @@
  */
 import { requireInteger } from "../../assert.ts";
 import { VramError } from "../../errors.ts";
-import { allocateNative, type Bound, type NativeArgument, openLibrary, symbolOf } from "../../ffi.ts";
+import { allocateNative, type Bound, type NativeArgument, type NativeMemory, openLibrary, symbolOf } from "../../ffi.ts";
 import { cudaError, STATUS } from "../status.ts";
 import { DRIVER_PROTOTYPES, type DriverCall } from "./prototypes.ts";
-import { refusedInit, tooOld } from "./refusals.ts";
+import { refusedInit, tooOld, untoldVersion } from "./refusals.ts";
 
 /** CUDA 11.4 (R470): the first driver with all symbols of the table, `cuDeviceGetUuid_v2` last. */
 export const MIN_DRIVER_VERSION = 11040;
 
 const OUT_BYTES = 64;
+/** One for the process: native memory is never freed, and no two calls overlap. */
+let outRoom: NativeMemory | undefined;
 
 export interface DriverLibrary {
   /** cuDriverGetVersion: 13000 is CUDA 13.0. */
@@ -34,6 +36,8 @@ export interface DriverLibrary {
 export const size = (bytes: number): number => requireInteger(bytes, "a size", 0, Number.MAX_SAFE_INTEGER);
 /** A C `int`. */
 export const int = (value: number): number => requireInteger(value, "an int", -(2 ** 31), 2 ** 31 - 1);
+/** A C `unsigned char`. */
+export const u8 = (value: number): number => requireInteger(value, "an unsigned char", 0, 2 ** 8 - 1);
 /** A C `unsigned int`. */
 export const u32 = (value: number): number => requireInteger(value, "an unsigned int", 0, 2 ** 32 - 1);
 /** A handle or address of 8 bytes. */
@@ -51,7 +55,8 @@ export function byteCount(value: bigint): number {
 /** Loads the library, checks its age, binds it and initialises it. Throws `DEVICE_UNUSABLE` with the fix. */
 export function openDriverLibrary(path: string): DriverLibrary {
   const library = openLibrary(path);
-  const memory = allocateNative(OUT_BYTES);
+  outRoom ??= allocateNative(OUT_BYTES);
+  const memory = outRoom;
   const { init, driverGetVersion } = DRIVER_PROTOTYPES;
   const first = library.bind({ init, driverGetVersion });
   const asked = first.driverGetVersion(memory.bytes);
@@ -60,6 +65,7 @@ export function openDriverLibrary(path: string): DriverLibrary {
   const bound: Bound<typeof DRIVER_PROTOTYPES> = library.bind(DRIVER_PROTOTYPES);
   const initialised = bound.init(0);
   if (initialised !== STATUS.SUCCESS) throw refusedInit(initialised);
+  if (asked !== STATUS.SUCCESS) throw untoldVersion(asked);
 
   const error = (name: DriverCall, status: number): VramError => cudaError(symbolOf(DRIVER_PROTOTYPES[name]), status);
   const status: DriverLibrary["status"] = (name, ...args) => bound[name](...args);

@@ -35,11 +35,16 @@ function location(cuDevice: number, flags?: number): Uint8Array {
   return new Uint8Array(Int32Array.from(words).buffer);
 }
 
+/**
+ * Host memory by the address it is registered at: it must not go while it is, because the device may write to it and
+ * the driver knows only its address. Of the process, not of a driver: what a stalled device leaves registered outlives
+ * the driver that was closed, or whoever is given that memory next finds the device's bytes in it.
+ */
+const registered = new Map<bigint, Uint8Array>();
+
 type PinnedCalls = Pick<CudaDriver["memory"], "allocatePinned" | "freePinned">;
 
 function pinnedCalls(cu: DriverLibrary): PinnedCalls {
-  // The memory must not go while it is registered: the driver knows only its address.
-  const registered = new Map<bigint, Uint8Array>();
   return {
     allocatePinned: (byteLength): PinnedMemory => {
       requireInteger(byteLength, "byteLength of pinned memory", 1, PINNED_BYTES_MAX);

@@ -66,6 +66,12 @@ export function tooOld(version: number, minimum: number): VramError {
   });
 }
 
+/** For a driver that starts and yet does not say which one it is. */
+export function untoldVersion(status: number): VramError {
+  const what = `the driver does not tell its version: cuDriverGetVersion: ${statusName(status)}`;
+  return unusable(what, RESTART, { details: { status } });
+}
+
 /** For a driver whose library lacks functions. */
 export function lacksSymbols(cause: VramError): VramError {
   const fix = "install driver R470 or newer, and make sure that libcuda.so.1 is the driver's own";

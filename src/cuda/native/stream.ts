@@ -1,20 +1,23 @@
 /** Calls on streams and events: cuda.h's "Stream Management", "Event Management", asynchronous copies and launches. */
 import { assert } from "../../assert.ts";
-import { allocateNative } from "../../ffi.ts";
+import { allocateNative, type NativeMemory } from "../../ffi.ts";
 import type { CudaDriver, KernelParameter } from "../driver.ts";
 import { STATUS } from "../status.ts";
-import { type DriverLibrary, size, u32, u64 } from "./library.ts";
+import { type DriverLibrary, size, u8, u32, u64 } from "./library.ts";
 
 const STREAM_NON_BLOCKING = 1;
 const EVENT_DISABLE_TIMING = 2;
 const PARAMETERS_MAX = 16;
+/** One for the process, like every native memory here. */
+let parameterMemory: NativeMemory | undefined;
 
 /**
  * Room for kernel parameters: 8 bytes a value, then the table of their addresses that `cuLaunchKernel` takes. The
  * driver copies the values before it returns.
  */
 function parameterRoom(): (parameters: readonly KernelParameter[]) => bigint {
-  const { address, view } = allocateNative(PARAMETERS_MAX * 16);
+  parameterMemory ??= allocateNative(PARAMETERS_MAX * 16);
+  const { address, view } = parameterMemory;
   const tableAt = PARAMETERS_MAX * 8;
   for (let index = 0; index < PARAMETERS_MAX; index += 1) {
     view.setBigUint64(tableAt + index * 8, address + BigInt(index * 8), true);
@@ -43,7 +46,7 @@ export function streamCalls(cu: DriverLibrary): CudaDriver["stream"] {
     copyToHost: (cuStream, cuTo, cuFrom, byteLength) =>
       cu.call("memcpyDtoHAsync", u64(cuTo), u64(cuFrom), size(byteLength), u64(cuStream)),
     fill: (cuStream, cuTo, value, byteLength) =>
-      cu.call("memsetD8Async", u64(cuTo), u32(value), size(byteLength), u64(cuStream)),
+      cu.call("memsetD8Async", u64(cuTo), u8(value), size(byteLength), u64(cuStream)),
     launch: (cuStream, cuFunction, { gridX, blockX, parameters }) => {
       const table = place(parameters);
       cu.call("launchKernel", u64(cuFunction), u32(gridX), 1, 1, u32(blockX), 1, 1, 0, u64(cuStream), table, 0n);
