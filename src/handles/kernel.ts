@@ -40,6 +40,7 @@ export interface HashKernel {
 /** What helps a driver that works, but will not compile our kernel. */
 const LOAD_FIXES: Readonly<Record<number, string>> = {
   [STATUS.NO_BINARY_FOR_GPU]: "the kernel runs on GPUs from Turing on (compute capability 7.5): use a newer one",
+  [STATUS.INVALID_IMAGE]: "our package is damaged: install it again",
   [STATUS.INVALID_PTX]: "install driver R470 or newer; if this one is, our package is damaged: install it again",
   [STATUS.JIT_COMPILER_NOT_FOUND]:
     "install libnvidia-ptxjitcompiler of the driver's own version; in a container, pass in the driver's capability compute",

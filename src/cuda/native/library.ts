@@ -5,7 +5,14 @@
  */
 import { requireInteger } from "../../assert.ts";
 import { VramError } from "../../errors.ts";
-import { allocateNative, type Bound, type NativeArgument, type NativeMemory, openLibrary, symbolOf } from "../../ffi.ts";
+import {
+  allocateNative,
+  type Bound,
+  type NativeArgument,
+  type NativeMemory,
+  openLibrary,
+  symbolOf,
+} from "../../ffi.ts";
 import { cudaError, STATUS } from "../status.ts";
 import { DRIVER_PROTOTYPES, type DriverCall } from "./prototypes.ts";
 import { refusedInit, tooOld, untoldVersion } from "./refusals.ts";
