@@ -1,6 +1,6 @@
 import { defineConfig } from "vitest/config";
 
-// One project per tier of tests (STYLE.md). An empty tier is allowed: border and device arrive with the native driver.
+// One project per tier of tests (STYLE.md). The GPU suite comes last, after all others (VR-PRF-02).
 const tier = (name: string, extra: object = {}) => ({
   test: { name, include: [`test/${name}/**/*.test.ts`], testTimeout: 60_000, hookTimeout: 60_000, ...extra },
 });
@@ -16,7 +16,7 @@ export default defineConfig({
       // Processes, not threads: libc sees `process.env` of the main thread only.
       tier("border", { globalSetup: "test/border/global-setup.ts", pool: "forks" }),
       // One after the other: they count the bytes that are free on one GPU.
-      tier("device", { pool: "forks", fileParallelism: false, testTimeout: 300_000 }),
+      tier("device", { pool: "forks", fileParallelism: false, testTimeout: 300_000, sequence: { groupOrder: 1 } }),
     ],
     coverage: {
       provider: "v8",

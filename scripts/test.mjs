@@ -16,6 +16,9 @@ const EXCUSE = "no GPU";
 /** @typedef {{ fullName: string, status: string }} TestResult */
 /** @typedef {{ name: string, status: string, startTime: number, endTime: number, assertionResults: TestResult[] }} FileResult */
 
+/** @param {TestResult} test */
+const isExcused = ({ status, fullName }) => status !== "passed" && status !== "failed" && fullName.includes(EXCUSE);
+
 /** @param {string} line */
 const print = (line) => process.stdout.write(`${line}\n`);
 
@@ -107,6 +110,9 @@ await runToTheEnd(async () => {
   if (outcome.counts !== "") print(`${outcome.counts.split("\n").sort().join("\n")}\n`);
   printTiers(files);
   const sums = count(files, process.env.REQUIRE_TOOLS === "1");
+  const withoutGpu = files.flatMap((file) => file.assertionResults).filter(isExcused).length;
+  if (withoutGpu > 0)
+    print(`no GPU here: ${withoutGpu} tests of the GPU suite were skipped, nothing was shown on hardware`);
   if (outcome.files === undefined) sums.failed += 1;
   if (outcome.code !== 0 && sums.failed === 0) print(`every test passed, but vitest ended with exit ${outcome.code}`);
   print(`${sums.passed} passed, ${sums.failed} failed, ${sums.skipped} skipped`);

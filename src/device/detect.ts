@@ -24,7 +24,10 @@ export interface HostTraces {
 }
 
 const LOADER_CACHE = "/etc/ld.so.cache";
-const LOADER_DEFAULTS = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"];
+/** Debian's folders for an architecture among them: a container's cache may be older than the driver put into it. */
+const LOADER_DEFAULTS = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"].concat(
+  ["x86_64-linux-gnu", "aarch64-linux-gnu"].flatMap((triplet) => [`/lib/${triplet}`, `/usr/lib/${triplet}`]),
+);
 
 function loaderFinds(libraryPath: string | undefined): boolean {
   const folders = [...(libraryPath ?? "").split(":").filter((folder) => folder !== ""), ...LOADER_DEFAULTS];

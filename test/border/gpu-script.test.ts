@@ -97,6 +97,27 @@ describe.skipIf(fakeCuda() === undefined)(`the GPU script over the fake libcuda$
     expect(readFileSync(join(folder, "log.txt"), "utf8")).toContain("== semantics descriptor");
   });
 
+  it("asks all the rest of a substituted library, too: faults, deaths, throughput, transfers, a co-tenant", async () => {
+    const folder = await temporaryFolder();
+    const { code } = await visit(["--quick", "--only", "3,4,5,6,7", folder]);
+    const { steps } = readResults(folder);
+    expect(steps.map(({ name, error }) => [name, error])).toEqual(
+      ["machine", "faults", "death", "throughput", "transfers", "tenant"].map((name) => [name, undefined]),
+    );
+    expect(code).toBe(0);
+    const dataOf = (step: string, question: string): Answer["data"] =>
+      steps.find(({ name }) => name === step)?.data[question]?.data ?? {};
+    expect(dataOf("faults", "fill-read-only")).toMatchObject({ isUnchanged: true, isNoticed: true });
+    expect(dataOf("death", "working-held")).toMatchObject({ survives: true });
+    expect(dataOf("throughput", "hash-1")).toHaveProperty("imad-umulhi × 256");
+    expect(dataOf("transfers", "seal")).toHaveProperty("verify, run 0");
+    expect(dataOf("tenant", "co-tenant")).toHaveProperty("alone");
+    const unsupported = steps.flatMap(({ data }) =>
+      Object.entries(data).flatMap(([question, answer]) => (answer.unsupported === undefined ? [] : [question])),
+    );
+    expect(unsupported).toEqual(["smi", "host-alloc"]);
+  });
+
   it("goes on past questions that fail, keeps what they had found, and ends with 1", async () => {
     const folder = await temporaryFolder();
     const { code } = await visit(["--quick", "--only", "1", folder], { VRAM_FAKE_FAULTS: "cuLaunchKernel:3+:719" });

@@ -213,14 +213,17 @@ describe("the committed PTX", () => {
     expect(names.map((name) => `kernels/${name}`).sort()).toEqual(Object.keys(record.files).sort());
   });
 
-  test.each(Object.entries(record.files))("%s has its digest, version, target and entries", (path, { sha256 }) => {
-    const text = readFileSync(join(ROOT, path), "utf8");
-    const all = (pattern: RegExp): string[] => [...text.matchAll(pattern)].map(([, found = ""]) => found).sort();
-    expect(createHash("sha256").update(text).digest("hex")).toBe(sha256);
-    expect(all(/^\.version (.*)$/gm)).toEqual(["6.3"]);
-    expect(all(/^\.target (.*)$/gm)).toEqual(["sm_75"]);
-    expect(all(/\.entry (\w+)\(/g)).toEqual(ENTRIES[/kernels\/(\w+)/.exec(path)?.[1] ?? ""]);
-  });
+  test.each(Object.entries(record.files))(
+    "[VR-DEV-02] %s has its digest, version, target and entries",
+    (path, { sha256 }) => {
+      const text = readFileSync(join(ROOT, path), "utf8");
+      const all = (pattern: RegExp): string[] => [...text.matchAll(pattern)].map(([, found = ""]) => found).sort();
+      expect(createHash("sha256").update(text).digest("hex")).toBe(sha256);
+      expect(all(/^\.version (.*)$/gm)).toEqual(["6.3"]);
+      expect(all(/^\.target (.*)$/gm)).toEqual(["sm_75"]);
+      expect(all(/\.entry (\w+)\(/g)).toEqual(ENTRIES[/kernels\/(\w+)/.exec(path)?.[1] ?? ""]);
+    },
+  );
 
   test.skipIf(withoutNvcc !== "")(`is what its sources make${withoutNvcc}`, () => {
     const { status, stdout, stderr } = spawnSync("npm", ["run", "-s", "kernels", "--", "--check"], {
