@@ -3,6 +3,7 @@
  * The native half is loaded only where it is used, so that the emulated device needs no native code.
  */
 import { randomUUID } from "node:crypto";
+import { isMainThread } from "node:worker_threads";
 import type { CudaDriver } from "./cuda/driver.ts";
 import { openEmulatedDriver } from "./cuda/emulated/driver.ts";
 import type { EmulatedFaults } from "./cuda/emulated/faults.ts";
@@ -55,6 +56,12 @@ function openEmulated(machine: EmulatedMachine, pool: HashPool, undo: UndoStack)
 }
 
 async function openNative(library: string, nvml: NvmlSource, undo: UndoStack): Promise<OpenBackend> {
+  if (!isMainThread) {
+    // The environment of a worker thread does not reach C: the driver would keep its cache of compiled kernels.
+    throw new VramError("DEVICE_UNUSABLE", "a GPU is opened on the main thread only", {
+      fix: "call openVram on the main thread, or in a process of its own",
+    });
+  }
   const [{ openNativeDriver }, { readKernelImage }, { openNvmlMonitor }] = await Promise.all([
     import("./cuda/native/driver.ts"),
     import("./cuda/native/kernel-image.ts"),

@@ -37,6 +37,7 @@ export function optionsFromEnvironment(env: Readonly<Record<string, string | und
 /**
  * Sets what the CUDA driver reads when it is loaded, in this process's environment (design §7): no JIT cache, which any
  * process of the same user could write to; and modules loaded when they are asked for, not at their first launch.
+ * Only the main thread's environment reaches the driver.
  */
 export function prepareForCuda(env: Record<string, string | undefined>): void {
   env["CUDA_CACHE_DISABLE"] = "1";

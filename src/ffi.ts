@@ -11,6 +11,8 @@ import { VramError } from "./errors.ts";
 
 /** Driver compilers recurse deeply: with koffi's 2 MiB a PTX JIT may overflow. Must be set before the first load. */
 const STACK_BYTES = 8 * 1024 * 1024;
+/** koffi's own default: less was never tried. */
+const STACK_BYTES_MIN = 2 * 1024 * 1024;
 /** A view longer than 4 GiB aborts the process, uncatchably; nothing here needs more than this. */
 const VIEW_BYTES_MAX = 2 ** 30;
 
@@ -45,10 +47,7 @@ export interface NativeLibrary {
  * `details.missing` says whether it is not there at all. Libraries are never unloaded: drivers do not survive it.
  */
 export function openLibrary(path: string): NativeLibrary {
-  if (!configured) {
-    koffi.config({ sync_stack_size: STACK_BYTES });
-    configured = true;
-  }
+  configure();
   const library = load(path);
   const bindPresent = <Table extends Prototypes>(table: Table): Partial<Bound<Table>> => {
     const bound: Record<string, StatusFunction> = {};
@@ -71,6 +70,23 @@ export function openLibrary(path: string): NativeLibrary {
       });
     },
   };
+}
+
+/** Another user of koffi in this process may have loaded a library already; then the stack stays what it is. */
+function configure(): void {
+  if (configured) return;
+  try {
+    koffi.config({ sync_stack_size: STACK_BYTES });
+  } catch (cause) {
+    const stackBytes = koffi.config().sync_stack_size ?? 0;
+    if (stackBytes < STACK_BYTES_MIN) {
+      throw new VramError("DEVICE_UNUSABLE", `native calls would have a stack of ${stackBytes} bytes only`, {
+        cause,
+        fix: "this process configured koffi in another way: open vram-residency before that",
+      });
+    }
+  }
+  configured = true;
 }
 
 function load(path: string): ReturnType<typeof koffi.load> {

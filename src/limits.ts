@@ -17,7 +17,7 @@ export const LIMITS = {
   ringSlots: 4,
   /** 4 × 32 MiB = 128 MiB pinned, half of the 256 MiB that sealing may take (VR-MEM-08). */
   ringSlotBytes: 32 * MIB,
-  /** A tree is measured in windows of this many bytes: 4 GiB ÷ 4096 × 32 = 32 MiB of scratch (design §7). */
+  /** A tree is measured in windows of this many bytes: 4 GiB ÷ 4096 × 32 = 32 MiB of scratch for each of two (design §7). */
   measureWindowBytes: 4 * GIB,
   /** Never promised to anyone: 64 MiB, or 1/32 of a small device. */
   headroomBytes: 64 * MIB,
@@ -57,6 +57,8 @@ export const LIMITS = {
   nvmlXids: 256,
   /** NVML answers in milliseconds, or not at all on a sick GPU; its process is killed after this. */
   nvmlDeadlineMs: 2000,
+  /** The first answer of its process includes starting it and NVML, which takes seconds where drivers are not kept. */
+  nvmlStartMs: 10_000,
   /** After this many failures in a row NVML's process is not started for a minute: at most 1440 a day. */
   nvmlFailures: 3,
   nvmlBackOffMs: 60_000,

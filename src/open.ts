@@ -15,10 +15,11 @@ import {
   chooseBackend,
   type HostTraces,
   readHostTraces,
+  requireRealDriver,
 } from "./device/detect.ts";
-import { type LocalDevice, openLocalDevice } from "./device/local.ts";
+import { type LocalDevice, type LocalDeviceOptions, openLocalDevice } from "./device/local.ts";
 import { type ReleaseFailureReporter, UndoStack } from "./dispose.ts";
-import { toVramError } from "./errors.ts";
+import { toVramError, VramError } from "./errors.ts";
 import { openHashPool } from "./hash/pool.ts";
 import { createJournal, type Journal, type JournalReader } from "./journal/journal.ts";
 import { LIMITS } from "./limits.ts";
@@ -34,7 +35,7 @@ import { type FileSystem, nodeFileSystem } from "./source/file.ts";
 export interface VramOptions {
   /** `auto` (default): a GPU if there is one; the emulated device only where there is no trace of NVIDIA. */
   readonly backend?: BackendChoice;
-  /** Refuse anything but a real GPU. */
+  /** Refuse anything but a GPU through the loader's own driver library. */
   readonly requireGpu?: boolean;
   /** Where keys and worker states are kept. Without it they live in memory and end with the process. */
   readonly stateDir?: string;
@@ -133,6 +134,25 @@ function machineOf(options: VramOptions, test: TestOptions, state: StateStore): 
   };
 }
 
+/** Opens a device. Of several GPUs the error names the one that failed, and how to go on without it. */
+async function openDevice(backend: Backend, uuid: string, options: LocalDeviceOptions): Promise<LocalDevice> {
+  try {
+    return await openLocalDevice(options);
+  } catch (thrown) {
+    const error = toVramError(thrown);
+    if (backend === "emulated") throw error;
+    const leaveOut = "CUDA_VISIBLE_DEVICES can leave this GPU out";
+    const fix = ["DEVICE_LOST", "DEVICE_STALLED"].includes(error.code)
+      ? `look for messages of NVRM in \`dmesg\`, and at \`nvidia-smi\`; ${leaveOut}`
+      : `${error.fix}; ${leaveOut}`;
+    throw new VramError(error.code, `device ${options.ordinal} (${uuid}) cannot be opened: ${error.message}`, {
+      fix,
+      details: error.details,
+      cause: error.cause ?? error,
+    });
+  }
+}
+
 /** Opens the pool, the driver, every device, and a worker for each. */
 export async function openSystem(given: VramOptions, test: TestOptions = {}): Promise<OpenSystem> {
   const options = checkVramOptions(given);
@@ -149,12 +169,13 @@ export async function openSystem(given: VramOptions, test: TestOptions = {}): Pr
     undo.defer("hash pool", () => pool.close());
     const machine = machineOf(options, test, state);
     const { driver, monitor, kernelImage, uuids } = await openBackend(decision, machine, options, pool, undo);
+    if (decision.backend === "cuda" && test.traces === undefined) requireRealDriver(options.libraryPath);
     await state.bind(decision.backend, uuids);
     const system = createSystem(options, test, journal, state, decision.backend);
     const devices: LocalDevice[] = [];
     const workers: Worker[] = [];
     for (const ordinal of uuids.keys()) {
-      const device = await openLocalDevice({
+      const device = await openDevice(decision.backend, uuids[ordinal] ?? "", {
         driver,
         ordinal,
         clock,

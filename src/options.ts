@@ -12,7 +12,10 @@ const MAX_AGE_MS = 366 * 24 * 3600 * 1000;
 const bytes = (min: number) => z.int().min(min).max(Number.MAX_SAFE_INTEGER);
 const signal = z.instanceof(AbortSignal).optional();
 const maxAgeMs = z.int().min(0).max(MAX_AGE_MS).optional();
-const path = z.string().min(1);
+const path = z
+  .string()
+  .min(1)
+  .refine((text) => !text.includes("\0"), "must not contain a NUL byte");
 const isIterable = (value: unknown): boolean =>
   typeof value === "object" && value !== null && Symbol.asyncIterator in value;
 

@@ -37,11 +37,16 @@ export function printError(host: Host, thrown: unknown): void {
   host.err(`${colors.cyan("fix")}   ${printable(error.fix)}\n`);
 }
 
+function stopOnSignals(): AbortController {
+  const stop = new AbortController();
+  for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stop.abort(name));
+  return stop;
+}
+
 /** The host of a real process. `signal` fires on the first SIGINT or SIGTERM. */
 export function processHost(): Host {
   prepareForCuda(process.env);
-  const stop = new AbortController();
-  for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stop.abort(name));
+  let stop: AbortController | undefined;
   // Whoever read our output went away, or it cannot be written: the command still finishes, and its verdict stands.
   let unwritable = false;
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
@@ -55,7 +60,12 @@ export function processHost(): Host {
     outIsTerminal: isatty(1),
     errIsTerminal: isatty(2),
     columns: process.stderr.columns,
-    signal: stop.signal,
+    // Listened for from the first use on, which comes after the driver is open: a driver call that hangs would keep a
+    // listener from being run, and the signal from ending the process.
+    get signal() {
+      stop ??= stopOnSignals();
+      return stop.signal;
+    },
     outFailed: () => unwritable,
   };
 }

@@ -121,7 +121,7 @@ interface MemoryCalls {
   setAccess(cuPointer: bigint, byteLength: number, cuDevice: number, access: Access): void;
   /** cuMemGetAccess: the numeric flags of the mapping. */
   getAccess(cuPointer: bigint, cuDevice: number): number;
-  /** cuPointerGetAttribute; undefined when the driver has no answer (CUDA_ERROR_INVALID_VALUE). */
+  /** cuPointerGetAttribute; undefined when the driver has no answer. */
   pointerAttribute(cuPointer: bigint, attribute: PointerAttribute): bigint | undefined;
   /** cuMemHostAlloc (portable, never write-combined). */
   allocatePinned(byteLength: number): PinnedMemory;

@@ -16,7 +16,7 @@ export interface NvmlMonitorOptions {
   readonly library: string;
   /** The whole environment of the process, handed over at its start; default empty. `LD_LIBRARY_PATH` may matter. */
   readonly env?: Readonly<Record<string, string>>;
-  /** How long a reader waits, in milliseconds, including the start of the process; default 2000. */
+  /** How long a reader waits, in milliseconds; default 2000, and 10,000 for the first answer of a process. */
   readonly deadlineMs?: number;
   /** The file of the process; only tests name another. */
   readonly entry?: URL;
@@ -71,7 +71,7 @@ interface NvmlProcess {
 
 function startProcess(options: NvmlMonitorOptions, onReply: (reply: NvmlReply) => void): NvmlProcess {
   const entry = options.entry ?? new URL("./nvml-process.js", import.meta.url);
-  const child = fork(entry, [options.library], {
+  const child = fork(entry, [options.library, String(process.pid)], {
     execArgv: [],
     env: { ...options.env },
     stdio: ["ignore", "ignore", "ignore", "ipc"],
@@ -101,7 +101,7 @@ interface Waiting {
 }
 
 /** Requests without an answer, at most one per GPU. Their deadlines keep the event loop alive; nothing else does. */
-function openRequests(deadlineMs: number, onLate: () => void) {
+function openRequests(deadlineMs: () => number, onLate: () => void) {
   const waiting = new Map<number, Waiting>();
   const shared = new Map<string, Promise<GpuHealth>>();
   let lastId = 0;
@@ -125,7 +125,7 @@ function openRequests(deadlineMs: number, onLate: () => void) {
     add: (uuid: string): Promise<GpuHealth> => {
       const health = new Promise<GpuHealth>((answer) => {
         lastId += 1;
-        waiting.set(lastId, { uuid, answer, deadline: setTimeout(onLate, deadlineMs), sent: false });
+        waiting.set(lastId, { uuid, answer, deadline: setTimeout(onLate, deadlineMs()), sent: false });
       });
       shared.set(uuid, health);
       return health;
@@ -156,17 +156,21 @@ async function waitForEnd({ ended }: NvmlProcess, ms: number): Promise<void> {
  */
 export function openNvmlMonitor(options: NvmlMonitorOptions): GpuMonitor {
   const deadlineMs = requireInteger(options.deadlineMs ?? LIMITS.nvmlDeadlineMs, "deadlineMs", 1, 600_000);
+  const firstMs = options.deadlineMs ?? LIMITS.nvmlStartMs;
   const backOff = openBackOff(options.clock ?? systemClock);
   const history = openXidHistory();
   let current: NvmlProcess | undefined;
   /** Killed, but not gone yet: no other is started beside it, or those that cannot be killed would pile up. */
   let leaving: NvmlProcess | undefined;
   let closed = false;
+  /** Whether the process that runs now has answered. */
+  let answered = false;
 
   const retire = (): void => {
     if (current === undefined) return;
     leaving = current;
     current = undefined;
+    answered = false;
     leaving.kill();
     history.keep();
   };
@@ -175,11 +179,12 @@ export function openNvmlMonitor(options: NvmlMonitorOptions): GpuMonitor {
     retire();
     requests.settleAll();
   };
-  const requests = openRequests(deadlineMs, fail);
+  const requests = openRequests(() => (answered ? deadlineMs : firstMs), fail);
   const onReply = ({ id, health }: NvmlReply): void => {
     const uuid = requests.uuidOf(id);
     if (uuid === undefined) return;
     backOff.worked();
+    answered = true;
     const { processes, ...rest } = history.complete(uuid, health);
     const others = processes?.filter(({ pid }) => pid !== process.pid);
     requests.settle(id, others === undefined ? rest : { processes: others, ...rest });

@@ -1,7 +1,7 @@
 /** Entry of the process that talks to NVML: nothing but the wiring. The logic is in `nvml-serve.ts`. */
 import { dieWithParent, type NvmlRequest, nvmlServer } from "./nvml-serve.ts";
 
-dieWithParent();
+dieWithParent(Number(process.argv[3]));
 const serve = nvmlServer(process.argv[2] ?? "libnvidia-ml.so.1");
 process.on("message", (request: NvmlRequest) => process.send?.(serve(request)));
 process.on("disconnect", () => process.exit());

@@ -38,11 +38,13 @@ export function nvmlServer(library: string): (request: NvmlRequest) => NvmlReply
  * Has the kernel kill this process when its parent dies: one that hangs in a driver call never learns that the channel
  * to its parent is gone (measured: it outlived it by 6 s). Does nothing where there is no glibc on Linux.
  */
-export function dieWithParent(): void {
+export function dieWithParent(parentPid: number): void {
   try {
     const { prctl } = openLibrary("libc.so.6").bindPresent({ prctl: "int prctl(int option, uint64_t signal)" });
     prctl?.(SET_PARENT_DEATH_SIGNAL, SIGKILL);
   } catch {
     // Without it the `disconnect` event has to do.
   }
+  // It may have died before it was asked to be watched.
+  if (process.ppid !== parentPid) process.exit();
 }

@@ -10,7 +10,8 @@ export const STATUS = {
   INVALID_VALUE: 1,
   OUT_OF_MEMORY: 2,
   NOT_INITIALIZED: 3,
-  SYSTEM_NOT_READY_46: 46,
+  STUB_LIBRARY: 34,
+  DEVICE_UNAVAILABLE: 46,
   NO_DEVICE: 100,
   INVALID_DEVICE: 101,
   INVALID_IMAGE: 200,
@@ -24,6 +25,7 @@ export const STATUS = {
   UNSUPPORTED_PTX_VERSION: 222,
   JIT_COMPILATION_DISABLED: 223,
   CONTAINED: 226,
+  OPERATING_SYSTEM: 304,
   INVALID_HANDLE: 400,
   NOT_FOUND: 500,
   NOT_READY: 600,
@@ -35,6 +37,8 @@ export const STATUS = {
   NOT_PERMITTED: 800,
   NOT_SUPPORTED: 801,
   SYSTEM_NOT_READY: 802,
+  SYSTEM_DRIVER_MISMATCH: 803,
+  COMPAT_NOT_SUPPORTED_ON_DEVICE: 804,
   UNKNOWN: 999,
 } as const;
 export type StatusName = keyof typeof STATUS;
@@ -46,7 +50,7 @@ const HARMLESS: ReadonlySet<number> = new Set([
   STATUS.INVALID_VALUE,
   STATUS.OUT_OF_MEMORY,
   STATUS.NOT_INITIALIZED,
-  STATUS.SYSTEM_NOT_READY_46,
+  STATUS.DEVICE_UNAVAILABLE,
   STATUS.NO_DEVICE,
   STATUS.INVALID_DEVICE,
   STATUS.INVALID_IMAGE,
@@ -88,6 +92,9 @@ export function statusName(status: number): string {
 export function cudaError(call: string, status: number): VramError {
   const details = { call, status };
   const text = `${call}: ${statusName(status)}`;
+  if (status === STATUS.OUT_OF_MEMORY && call.includes("HostRegister")) {
+    return new VramError("CUDA_FAILED", `${text}: host memory could not be page-locked`, { details });
+  }
   if (status === STATUS.OUT_OF_MEMORY) return new VramError("OUT_OF_VRAM", text, { details });
   if (UNREADABLE.has(status)) return new VramError("VRAM_UNREADABLE", text, { details });
   if (isFatalStatus(status)) return new VramError("DEVICE_LOST", text, { details });

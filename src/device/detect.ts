@@ -87,10 +87,34 @@ const refused = (what: string, fix: string, traces: HostTraces): VramError =>
 
 const EMULATE = "`--backend emulated` emulates a device on purpose";
 
+/**
+ * After the loader's own library has shown a GPU: the kernel must know of one, too. A library that shows GPUs without
+ * is somebody's substitute that got into the loader's way, and must not be taken for hardware. (It is asked afterwards,
+ * because starting the driver may make the device nodes.)
+ */
+export function requireRealDriver(libraryPath: string | undefined): void {
+  const traces = readHostTraces(libraryPath);
+  if (traces.wddm || traces.deviceNodes.length > 0) return;
+  throw refused(
+    `${CUDA_LIBRARY} shows a GPU, and this machine has no NVIDIA device node: it is not the driver of one`,
+    `take it out of LD_LIBRARY_PATH and LD_PRELOAD; named with VRAM_LIBCUDA it is used as cuda-substituted`,
+    traces,
+  );
+}
+
+/** Nodes without which no GPU can be used, of those that are here: the common ones, and the GPUs' if it is all of them. */
+function fatallyDenied({ deviceNodes, deniedNodes }: HostTraces): readonly string[] {
+  const gpus = deviceNodes.filter((node) => /^nvidia\d+$/.test(node));
+  const common = deniedNodes.filter((node) => !gpus.includes(node));
+  return common.length === 0 && gpus.some((node) => !deniedNodes.includes(node)) ? [] : deniedNodes;
+}
+
 /** A GPU is here: what already the files tell against using it. */
 function requireUsable(traces: HostTraces): void {
   const present = `an NVIDIA GPU is present (${describe(traces)})`;
-  const denied = traces.deniedNodes.map((node) => `/dev/${node}`).join(", ");
+  const denied = fatallyDenied(traces)
+    .map((node) => `/dev/${node}`)
+    .join(", ");
   if (denied !== "") {
     const fix = "add the user to the group that owns them (often video or render), or allow them in the container";
     throw refused(`${present}, but this user may not use ${denied}`, `${fix}; ${EMULATE}`, traces);

@@ -50,6 +50,8 @@ export interface AllocationFacts {
   readonly managed: boolean | "unknown";
   readonly ordinalMatches: boolean;
   readonly mainAccess: Access | "unknown";
+  /** Whether a second question gave the same answer. Reported, never refused on: a driver may have none. */
+  readonly accessConfirmed: boolean;
   readonly sizeMatches: boolean;
   /** Reported, never refused on: true on coherent machines. */
   readonly hostPointerKnown: boolean;

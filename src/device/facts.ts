@@ -1,6 +1,6 @@
 /** The driver's answers as facts with names: what the policy judges, what `doctor` shows. Nothing is decided here. */
 import type { CudaDriver, DeviceAttribute } from "../cuda/driver.ts";
-import { type Allocation, accessName } from "../handles/allocation.ts";
+import { type Allocation, accessName, type RawFacts } from "../handles/allocation.ts";
 import type { AllocationFacts, DeviceFacts, DeviceInfo } from "./device.ts";
 
 /** Facts of a device. `wddm`: whether `/dev/dxg` exists, which no driver attribute tells. */
@@ -41,17 +41,27 @@ const MEMORY_TYPES: Record<number, AllocationFacts["memoryType"]> = { 1: "host",
 const ALLOCATION_TYPES: Record<number, AllocationFacts["allocationType"]> = { 1: "pinned", 2: "managed" };
 const LOCATION_TYPES: Record<number, AllocationFacts["locationType"]> = { 1: "device", 2: "host", 3: "host" };
 
-/** Facts of one allocation, asked of the driver now. Two witnesses of the access must agree, or it is `unknown`. */
+/**
+ * The access of the main mapping. `cuMemGetAccess` is the documented question and decides; the pointer's attribute,
+ * which cuda.h names but does not explain, may contradict it, and then the access is `unknown`.
+ */
+function accessOf(raw: RawFacts): Pick<AllocationFacts, "mainAccess" | "accessConfirmed"> {
+  const mainAccess = accessName(raw.mappingAccess);
+  if (raw.pointerAccess === undefined) return { mainAccess, accessConfirmed: false };
+  const accessConfirmed = mainAccess === accessName(raw.pointerAccess);
+  return { mainAccess: accessConfirmed ? mainAccess : "unknown", accessConfirmed };
+}
+
+/** Facts of one allocation, asked of the driver now. */
 export function readAllocationFacts(allocation: Allocation, cuDevice: number): AllocationFacts {
   const raw = allocation.facts();
-  const byMapping = accessName(raw.mappingAccess);
   return {
     allocationType: ALLOCATION_TYPES[raw.allocationType] ?? "unknown",
     locationType: LOCATION_TYPES[raw.locationType] ?? "unknown",
     memoryType: raw.memoryType === undefined ? "unknown" : (MEMORY_TYPES[Number(raw.memoryType)] ?? "unknown"),
     managed: raw.isManaged === undefined ? "unknown" : raw.isManaged !== 0n,
     ordinalMatches: raw.locationId === cuDevice && raw.deviceOrdinal === BigInt(cuDevice),
-    mainAccess: byMapping === accessName(raw.pointerAccess) ? byMapping : "unknown",
+    ...accessOf(raw),
     sizeMatches: raw.rangeBytes === BigInt(allocation.mappedBytes),
     hostPointerKnown: raw.hostPointerKnown,
     properties: {

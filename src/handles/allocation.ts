@@ -6,7 +6,7 @@
  */
 
 import { roundUp } from "../bytes.ts";
-import { ACCESS, type Access, type CudaDriver } from "../cuda/driver.ts";
+import { ACCESS, type Access, type AllocationProperties, type CudaDriver } from "../cuda/driver.ts";
 import { closedError, countHandle } from "../dispose.ts";
 import type { DeviceContext } from "./context.ts";
 import { forgetAddress, type Mapped, setAddress } from "./mapped.ts";
@@ -61,9 +61,19 @@ function releaseAll(context: DeviceContext, steps: readonly Step[]): void {
   for (const [what, undo] of steps) context.release(what, undo);
 }
 
-function readFacts(context: DeviceContext, cuHandle: bigint, cuPointer: bigint): RawFacts {
+/** The properties of whatever stands behind the address now, not of the handle that we believe does. */
+function propertiesAt(memory: CudaDriver["memory"], cuPointer: bigint): AllocationProperties {
+  const cuHandle = memory.retainHandle(cuPointer);
+  try {
+    return memory.properties(cuHandle);
+  } finally {
+    memory.release(cuHandle);
+  }
+}
+
+function readFacts(context: DeviceContext, cuPointer: bigint): RawFacts {
   return context.run(({ memory }) => ({
-    ...memory.properties(cuHandle),
+    ...propertiesAt(memory, cuPointer),
     memoryType: memory.pointerAttribute(cuPointer, "memoryType"),
     isManaged: memory.pointerAttribute(cuPointer, "isManaged"),
     hostPointerKnown: memory.pointerAttribute(cuPointer, "hostPointer") !== undefined,
@@ -113,7 +123,7 @@ export function openAllocation(context: DeviceContext, byteLength: number, acces
     mappedBytes,
     facts: () => {
       if (!open) throw closedError("the allocation");
-      return readFacts(context, cuHandle, cuPointer);
+      return readFacts(context, cuPointer);
     },
     withWritableAlias,
     close: () => {

@@ -106,10 +106,22 @@ export function policyDigest(policy: Policy): string {
   return toHex(sha256(Buffer.from(canonicalJson(policy), "utf8")));
 }
 
+/** What can be done about a broken rule; about the others nothing but evicting and sealing again. */
+const FIXES: Readonly<Record<string, string>> = {
+  "integrated-gpu": "use a GPU with memory of its own: an integrated one has none",
+  wddm: "use bare-metal Linux: under WSL Windows moves VRAM to host memory behind the driver's back",
+  mps: "stop the MPS daemon (`echo quit | nvidia-cuda-mps-control`), or allow it with `allowMps`",
+  "no-virtual-memory-management":
+    "use a GPU and a driver with virtual memory management: a real one from Turing on, R470 or newer",
+};
+const OTHER_FIX =
+  "the driver does not keep weights as they were asked for: seal again, and check the driver if it persists";
+
 /** The error for broken rules; names each with what was expected and found. */
 export function policyError(found: readonly Violation[]): VramError {
   const list = found.map(({ rule, fact, expected, actual }) => `${rule} (${fact} is ${actual}, must be ${expected})`);
   return new VramError("POLICY_VIOLATION", `the VRAM-only policy is broken: ${list.join("; ")}`, {
+    fix: [...new Set(found.map(({ rule }) => FIXES[rule] ?? OTHER_FIX))].join("; "),
     details: { violations: found },
   });
 }

@@ -158,8 +158,10 @@ async function withFigures(worker: Worker, source: NamedSource, thrown: unknown)
   if (error.code !== "OUT_OF_VRAM") return error;
   try {
     const { processes = [] } = await worker.device.health();
-    const { message, details } = outOfVram(source.byteLength, await readCapacity(worker), processes);
-    return new VramError("OUT_OF_VRAM", `${error.message}; ${message}`, {
+    const { details } = outOfVram(source.byteLength, await readCapacity(worker), processes);
+    const others = processes.map(({ name, pid, byteLength }) => `${name} (pid ${pid}): ${byteLength} bytes`);
+    const message = `${error.message}: the driver refused ${source.byteLength} bytes, and says that more are free`;
+    return new VramError("OUT_OF_VRAM", others.length === 0 ? message : `${message}; ${others.join(", ")}`, {
       details: { ...error.details, ...details },
       cause: error,
     });

@@ -5,43 +5,12 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { readHostTraces } from "../../src/device/detect.ts";
 import { liveHandles } from "../../src/dispose.ts";
 import type { VramError } from "../../src/errors.ts";
-import { openVram } from "../../src/index.ts";
+import { doctor } from "../helpers/doctor.ts";
 import { fakeCuda, whyNoFakeCuda } from "../helpers/fake-cuda.ts";
-import { type FakeSettings, fakeLibrary, openNative, runNative } from "../helpers/native.ts";
+import { type FakeSettings, openNative, runNative } from "../helpers/native.ts";
 import { codeOf, randomFile, temporaryFolder } from "../helpers/vram.ts";
-
-interface Check {
-  readonly id: string;
-  readonly status: string;
-  readonly what: string;
-  readonly fix?: string;
-}
-
-interface Report {
-  readonly ok: boolean;
-  readonly checks: readonly Check[];
-  readonly devices: readonly { readonly uuid: string; readonly backend: string; readonly name: string }[];
-}
-
-/** `doctor` twice, as text and as JSON, which have to say the same. */
-async function doctor(settings: FakeSettings, env: Record<string, string> = {}): Promise<Report & { code: number }> {
-  const [text, json] = await Promise.all([
-    runNative(["doctor"], settings, env),
-    runNative(["doctor", "--json"], settings, env),
-  ]);
-  expect({ text: text.err, json: json.err }).toEqual({ text: "", json: "" });
-  expect(text.code).toBe(json.code);
-  const report = JSON.parse(json.out) as Report & { schema: string };
-  expect(report.schema).toBe("vram-residency/doctor/v1");
-  for (const { what, fix } of report.checks.filter(({ status }) => status === "fail")) {
-    expect(text.out).toContain(`✗ ${what}`);
-    expect(text.out).toContain(`fix: ${fix ?? "?"}`);
-  }
-  return { ...report, code: json.code };
-}
 
 const everyInit = (status: number): FakeSettings => ({ FAULTS: `cuInit:1+:${status}` });
 
@@ -65,14 +34,19 @@ const REFUSALS: readonly Refusal[] = [
     title: "a library that does not exist",
     env: () => ({ VRAM_LIBCUDA: "/nonexistent/libcuda.so.1" }),
     what: /\/nonexistent\/libcuda\.so\.1 cannot be loaded.*No such file/,
-    fix: /install the NVIDIA driver/,
+    fix: /correct or unset VRAM_LIBCUDA/,
   },
-  { title: "a file that is no library", env: notElf, what: /cannot be loaded.*ELF/, fix: /install the NVIDIA driver/ },
+  {
+    title: "a file that is no library",
+    env: notElf,
+    what: /is there, but is no library for this/,
+    fix: /unset VRAM_LIBCUDA/,
+  },
   {
     title: "a library of something else",
     env: () => ({ VRAM_LIBCUDA: "libm.so.6" }),
-    what: /lacks functions.*cuInit/,
-    fix: /driver's own/,
+    what: /libm\.so\.6 is no CUDA driver.*cuInit/,
+    fix: /correct or unset VRAM_LIBCUDA/,
   },
   {
     title: "a driver that is too old",
@@ -121,7 +95,7 @@ const REFUSALS: readonly Refusal[] = [
     title: "a GPU whose kernels fail",
     settings: { FAULTS: "cuLaunchKernel:1:719" },
     what: /DEVICE_LOST.*cuLaunchKernel.*LAUNCH_FAILED \(719\)/,
-    fix: /restart/,
+    fix: /NVRM in `dmesg`.*CUDA_VISIBLE_DEVICES/,
   },
   {
     title: "a GPU whose memory cannot be read",
@@ -163,7 +137,7 @@ const REFUSALS: readonly Refusal[] = [
     title: "an integrated GPU",
     settings: { ATTRIBUTES: "18=1" },
     what: /POLICY_VIOLATION.*integrated-gpu/,
-    fix: /names the fact/,
+    fix: /a GPU with memory of its own/,
   },
 ];
 
@@ -183,7 +157,7 @@ describe.skipIf(fakeCuda() === undefined)(`what cannot be used is refused${whyNo
     // To be told to run what one has just run helps nobody.
     expect(failures[0]?.fix).not.toMatch(/^`vram doctor`/);
     expect(report.checks.find(({ id }) => id === "backend")).toMatchObject({
-      status: "ok",
+      status: "warn",
       what: expect.stringContaining("cuda-substituted") as string,
     });
     expect(report.checks.map((check) => check.what).join("\n")).not.toMatch(/emulated/i);
@@ -258,32 +232,5 @@ describe.skipIf(fakeCuda() === undefined)(`what cannot be used is refused${whyNo
     expect(new Set(fixes).size).toBe(fixes.length);
     const refusedOtherwise = openNative({ FAULTS: "cuModuleLoadDataEx:1:400" });
     expect(await codeOf(refusedOtherwise)).toBe("CUDA_FAILED");
-  });
-
-  it("[VR-DEV-03] without a library by name the machine decides: emulated, and loudly, only without any NVIDIA", async () => {
-    const traces = readHostTraces(undefined);
-    const bare = !traces.driverLibrary && traces.deviceNodes.length === 0 && !traces.wddm;
-    const { code, checks, devices } = await doctor({}, { VRAM_LIBCUDA: "" });
-    const backend = checks.find(({ id }) => id === "backend");
-    if (bare) {
-      expect(code).toBe(0);
-      expect(backend).toMatchObject({ status: "warn", what: expect.stringContaining("emulated") as string });
-      expect(devices).toMatchObject([{ backend: "emulated", name: expect.stringMatching(/emulated/i) as string }]);
-    } else {
-      expect(backend?.what).not.toContain("emulated");
-      expect(devices.filter((device) => device.backend !== "cuda")).toEqual([]);
-    }
-  });
-
-  it("[VR-DEV-03] requireGpu accepts no substitute, and a substitute is stamped even if it was asked for as cuda", async () => {
-    const refused: unknown = await openNative({}, { requireGpu: true }).catch((error: unknown) => error);
-    expect(refused).toMatchObject({
-      code: "DEVICE_UNUSABLE",
-      message: expect.stringContaining("substituted") as string,
-      fix: expect.stringContaining("VRAM_LIBCUDA") as string,
-    });
-    const asked = await openNative({}, { backend: "cuda" });
-    expect(asked.vram.backend.backend).toBe("cuda-substituted");
-    expect(await codeOf(openVram({ cudaLibrary: fakeLibrary(), requireGpu: true }))).toBe("DEVICE_UNUSABLE");
   });
 });

@@ -54,7 +54,7 @@ const ACCESS_NAMES: Readonly<Record<keyof typeof ACCESS, string>> = {
 };
 const OTHER_STATUS_NAMES: Readonly<Record<string, string>> = {
   SUCCESS: "CUDA_SUCCESS",
-  SYSTEM_NOT_READY_46: "CUDA_ERROR_DEVICE_UNAVAILABLE",
+  DEVICE_UNAVAILABLE: "CUDA_ERROR_DEVICE_UNAVAILABLE",
 };
 
 /** Our numbers, by the name that cuda.h has for each. */

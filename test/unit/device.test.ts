@@ -69,7 +69,7 @@ describe("opening", () => {
 describe("facts of an allocation", () => {
   const HEALTHY = {
     ...{ allocationType: "pinned", locationType: "device", memoryType: "device", managed: false, ordinalMatches: true },
-    ...{ mainAccess: "read", sizeMatches: true, hostPointerKnown: false },
+    ...{ mainAccess: "read", accessConfirmed: true, sizeMatches: true, hostPointerKnown: false },
     properties: { allocationType: 1, locationType: 1, locationId: 0 },
   };
   type Faults = ReturnType<typeof deviceMachine>["faults"];
@@ -90,7 +90,10 @@ describe("facts of an allocation", () => {
     "nobody knows whether managed": [(f) => f.overrideAttribute("isManaged", undefined), { managed: "unknown" }],
     "one witness of write access": [(f) => f.overrideAccess(3), { mainAccess: "unknown" }],
     "the other witness of it": [(f) => f.overrideAttribute("accessFlags", 3), { mainAccess: "unknown" }],
-    "no second witness": [(f) => f.overrideAttribute("accessFlags", undefined), { mainAccess: "unknown" }],
+    "no second witness": [
+      (f) => f.overrideAttribute("accessFlags", undefined),
+      { mainAccess: "read", accessConfirmed: false },
+    ],
     "a host pointer": [(f) => f.overrideAttribute("hostPointer", 4096), { hostPointerKnown: true }],
     "another size": [(f) => f.overrideAttribute("rangeSize", 4 * MIB), { sizeMatches: false }],
     "no size": [(f) => f.overrideAttribute("rangeSize", undefined), { sizeMatches: false }],

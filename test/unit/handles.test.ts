@@ -112,6 +112,28 @@ describe("waiting", () => {
     closeAll();
   });
 
+  test("[VR-DEV-05] is not given up by one look past the deadline: the process may have been paused", async () => {
+    let paused = false;
+    const { stream, scratch, clock, closeAll } = openEvery((driver) => ({
+      ...driver,
+      event: {
+        ...driver.event,
+        query: (cuEvent) => {
+          const answer = driver.event.query(cuEvent);
+          if (paused) return answer;
+          // What was true when it was asked is a minute old when it is heard.
+          paused = true;
+          clock.now += 60_000;
+          return "not-ready";
+        },
+      },
+    }));
+    stream.fill(scratch, 0, 0, 1);
+    await stream.settle(1);
+    expect(clock.now).toBeGreaterThan(deadlineMs(1));
+    closeAll();
+  });
+
   test("ends with the error of the stream", async () => {
     const { stream, scratch, faults, closeAll } = openEvery();
     faults.breakExecution("fill", 1, STATUS.ECC_UNCORRECTABLE);

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { describe, expect, it } from "vitest";
-import { requireRealResults } from "../../src/device/measure.ts";
+import { requireRealResults } from "../../src/device/measure-window.ts";
 
 const HASH = 32;
 

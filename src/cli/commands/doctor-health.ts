@@ -34,6 +34,11 @@ function rowCheck(id: string, { remappedRows: rows }: GpuHealth): Check[] {
 
 /** Health of one device, as lines. */
 export function healthChecks({ ordinal }: DeviceInfo, health: GpuHealth): Check[] {
+  if (Object.keys(health).length === 0) {
+    const what =
+      "NVML does not answer (missing, refused or late): the health of the GPU and who else uses it are not known";
+    return [{ id: `nvml-${ordinal}`, status: "note", what }];
+  }
   const memory = memoryText(health);
   const { recoveryAction = "none", xids = [] } = health;
   return [

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { DeviceStatus } from "../../api.ts";
 import { formatBytes, printable } from "../../bytes.ts";
+import type { Backend } from "../../cuda/driver.ts";
 import { type BackendChoice, chooseBackend, readHostTraces } from "../../device/detect.ts";
 import { optionsFromEnvironment } from "../../environment.ts";
 import { toVramError } from "../../errors.ts";
@@ -29,17 +30,22 @@ export interface Check {
   readonly fix?: string;
 }
 
+const BACKEND_FIXES: Readonly<Record<Backend, string | undefined>> = {
+  cuda: undefined,
+  "cuda-substituted":
+    "nothing measured through a substituted library is evidence about a GPU; unset VRAM_LIBCUDA for that",
+  emulated:
+    "nothing measured on the emulated device is evidence about a GPU; install an NVIDIA GPU and driver for that",
+};
+
 function backendChecks(options: VramOptions): { checks: Check[]; usable: boolean } {
   try {
     const decision = chooseBackend(wishOf(options), readHostTraces(options.libraryPath));
-    const emulated = decision.backend === "emulated";
     const what = `backend ${decision.backend}: ${decision.because}`;
-    const fix =
-      "nothing measured on the emulated device is evidence about a GPU; install an NVIDIA GPU and driver for that";
-    return {
-      checks: [{ id: "backend", status: emulated ? "warn" : "ok", what, ...(emulated ? { fix } : {}) }],
-      usable: true,
-    };
+    const fix = BACKEND_FIXES[decision.backend];
+    const check: Check =
+      fix === undefined ? { id: "backend", status: "ok", what } : { id: "backend", status: "warn", what, fix };
+    return { checks: [check], usable: true };
   } catch (thrown) {
     const error = toVramError(thrown);
     return { checks: [{ id: "backend", status: "fail", what: error.message, fix: error.fix }], usable: false };

@@ -6,6 +6,7 @@
 
 import type { Vram } from "../../api.ts";
 import { formatBytes, printable } from "../../bytes.ts";
+import type { Backend } from "../../cuda/driver.ts";
 import type { BackendChoice } from "../../device/detect.ts";
 import { optionsFromEnvironment } from "../../environment.ts";
 import { toVramError, VramError } from "../../errors.ts";
@@ -61,7 +62,14 @@ interface Stage {
   say(line: StoryLine): void;
 }
 
+const SUBSTITUTED_WARNING = "SUBSTITUTED driver library: nothing measured here is evidence about a GPU";
 const EMULATED_WARNING = "EMULATED device: host memory plays the GPU; nothing measured here is evidence about one";
+
+/** What a backend that is no GPU is worth. */
+function warningOf(backend: Backend): string | undefined {
+  if (backend === "cuda") return undefined;
+  return backend === "emulated" ? EMULATED_WARNING : SUBSTITUTED_WARNING;
+}
 
 /** Tells the story on the data output; in JSON mode only collects what went wrong on the way. */
 function narrator(host: Host, json: boolean): { say: Stage["say"]; reader: JournalReader } {
@@ -164,7 +172,7 @@ function conclude(stage: Stage, tried: readonly Tried[], options: TryOptions): n
   const { host, open } = stage;
   const missed = tried.filter((one) => one.tampering?.caught === false);
   const { backend } = open.decision;
-  const evidence = backend === "emulated" ? EMULATED_WARNING : `measured on ${backend}`;
+  const evidence = warningOf(backend) ?? `measured on ${backend}`;
   if (options.json === true) {
     printJson(host, "try", { ok: missed.length === 0, backend: open.decision, evidence, files: tried });
   } else if (missed.length > 0) {
@@ -194,7 +202,8 @@ export async function runTry(host: Host, files: readonly string[], options: TryO
   const vram = createVram(open);
   const stage: Stage = { host, vram, open, say };
   try {
-    if (open.decision.backend === "emulated") say({ word: "backend", sentence: EMULATED_WARNING, tone: "plain" });
+    const warning = warningOf(open.decision.backend);
+    if (warning !== undefined) say({ word: "backend", sentence: warning, tone: "plain" });
     const tried: Tried[] = [];
     for (const member of members) tried.push(await tryFile(stage, member, options));
     return conclude(stage, tried, options);

@@ -14,7 +14,7 @@ import { eventCalls, streamCalls } from "./stream.ts";
 
 function explain(error: VramError, path: string): VramError {
   if (error.code !== "DEVICE_UNUSABLE") return error;
-  if ("symbols" in error.details) return lacksSymbols(error);
+  if ("symbols" in error.details) return lacksSymbols(error, path);
   return "missing" in error.details ? notLoadable(error, path) : error;
 }
 

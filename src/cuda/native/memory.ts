@@ -108,7 +108,9 @@ export function memoryCalls(cu: DriverLibrary): CudaDriver["memory"] {
     },
     pointerAttribute: (cuPointer, attribute) => {
       const status = cu.status("pointerGetAttribute", cu.room(), POINTER_ATTRIBUTE[attribute], u64(cuPointer));
-      if (status === STATUS.INVALID_VALUE) return undefined;
+      // cuda.h names the access flags, but not where they are supported.
+      const noAnswer = attribute === "accessFlags" && status === STATUS.NOT_SUPPORTED;
+      if (noAnswer || status === STATUS.INVALID_VALUE) return undefined;
       if (status !== STATUS.SUCCESS) throw cu.error("pointerGetAttribute", status);
       return cu.out.getBigUint64(0, true);
     },

@@ -3,7 +3,9 @@
  * but cannot be used is refused with the fix, never replaced by the emulated device (VR-DEV-03).
  * Source: `CUresult` in cuda.h of CUDA 13.0.
  */
+import { existsSync } from "node:fs";
 import { type ErrorDetails, VramError } from "../../errors.ts";
+import { CUDA_LIBRARY } from "../driver.ts";
 import { statusName } from "../status.ts";
 
 interface Refusal {
@@ -21,7 +23,10 @@ const REFUSALS: Readonly<Record<number, Refusal>> = {
     what: "this libcuda is the toolkit's stub, not a driver",
     fix: "take the toolkit's `stubs` folder out of LD_LIBRARY_PATH and install the NVIDIA driver",
   },
-  46: { what: "the GPU is not ready yet", fix: "wait until `nvidia-smi` answers, then try again" },
+  46: {
+    what: "the GPU is held by another process, or may not be used (compute mode exclusive or prohibited)",
+    fix: "`nvidia-smi -q -d COMPUTE` shows the mode; stop the other process, or `nvidia-smi -c DEFAULT`",
+  },
   100: {
     what: "the driver is here but shows no GPU",
     fix: "check CUDA_VISIBLE_DEVICES, the permissions of /dev/nvidia*, and in a container that GPUs are passed in (`--gpus all`)",
@@ -46,6 +51,9 @@ const REFUSALS: Readonly<Record<number, Refusal>> = {
   },
   999: { what: "the driver failed for a reason it does not tell", fix: RESTART },
 };
+
+const OURS = "install the NVIDIA driver, and take what is not it out of LD_LIBRARY_PATH";
+const NAMED = "correct or unset VRAM_LIBCUDA (in a program: `cudaLibrary`)";
 
 const versionText = (version: number): string => `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`;
 
@@ -73,13 +81,27 @@ export function untoldVersion(status: number): VramError {
 }
 
 /** For a driver whose library lacks functions. */
-export function lacksSymbols(cause: VramError): VramError {
+export function lacksSymbols(cause: VramError, path: string): VramError {
+  const symbols = Array.isArray(cause.details["symbols"]) ? cause.details["symbols"] : [];
+  if (symbols.includes("cuInit")) {
+    return unusable(`${path} is no CUDA driver: ${cause.message}`, path === CUDA_LIBRARY ? OURS : NAMED, {
+      details: cause.details,
+      cause,
+    });
+  }
   const fix = "install driver R470 or newer, and make sure that libcuda.so.1 is the driver's own";
   return unusable(`the NVIDIA driver lacks functions: ${cause.message}`, fix, { details: cause.details, cause });
 }
 
 /** For a library that could not be loaded. */
 export function notLoadable(cause: VramError, path: string): VramError {
+  // The loader calls a library of another architecture "not found", too.
+  const isThere = path.includes("/") && existsSync(path);
+  const words = isThere ? "it is there, but is no library for this machine" : cause.message;
+  if (path !== CUDA_LIBRARY) {
+    const details = { ...cause.details, missing: !isThere };
+    return unusable(`${path} cannot be loaded: ${words}`, NAMED, { details, cause });
+  }
   const fix = "install the NVIDIA driver for this kernel and architecture; in a container, pass it in (`--gpus all`)";
   return unusable(`${path} cannot be loaded: ${cause.message}`, fix, { details: cause.details, cause });
 }
