@@ -17,7 +17,10 @@ export const LIMITS = {
   ringSlots: 4,
   /** 4 × 32 MiB = 128 MiB pinned, half of the 256 MiB that sealing may take (VR-MEM-08). */
   ringSlotBytes: 32 * MIB,
-  /** A tree is measured in windows of this many bytes: 4 GiB ÷ 4096 × 32 = 32 MiB of scratch for each of two (design §7). */
+  /**
+   * A tree is measured in windows of this many bytes, or as many as the device has: 4 GiB ÷ 4096 × 32 = 32 MiB of
+   * scratch (design §7), twice, because one window is enqueued while another is judged. Pinned it takes 1.1 MiB.
+   */
   measureWindowBytes: 4 * GIB,
   /** Never promised to anyone: 64 MiB, or 1/32 of a small device. */
   headroomBytes: 64 * MIB,
@@ -51,6 +54,8 @@ export const LIMITS = {
   /** Deadline of a wait on the device: 30 × the estimate at 1 GB/s, plus 10 s (design §8, issue of the service). */
   deviceFloorMs: 10_000,
   deviceMsPerGib: 30_000,
+  /** Between two polls at most this much of it passes: a stall takes 10 polls, and the pause of a machine is none. */
+  devicePollMs: 1000,
   /** Processes NVML may list on one GPU: 4096 × 64 bytes of room = 256 KiB. */
   nvmlProcesses: 4096,
   /** Xids remembered per GPU, and taken per look: the newest. A GPU that had more has told enough. */

@@ -36,7 +36,7 @@ import type {
 } from "./device.ts";
 import { readAllocationFacts, readDeviceInfo } from "./facts.ts";
 import { locateDamage } from "./locate.ts";
-import { type Meter, openMeter } from "./measure.ts";
+import { type Meter, openMeter, windowFor } from "./measure.ts";
 
 export interface LocalDeviceOptions {
   readonly driver: CudaDriver;
@@ -70,7 +70,7 @@ interface Parts {
   readonly meter: Meter;
 }
 
-async function openParts(options: LocalDeviceOptions, undo: UndoStack): Promise<Parts> {
+async function openParts(options: LocalDeviceOptions, bytesTotal: number, undo: UndoStack): Promise<Parts> {
   const context = openContext(options.driver, options.ordinal, options.clock, options.report);
   undo.defer("context", () => context.close());
   const uploads = openStream(context);
@@ -84,7 +84,7 @@ async function openParts(options: LocalDeviceOptions, undo: UndoStack): Promise<
   undo.defer("ring", () => ring.close());
   const kernel = openHashKernel(context, options.kernelImage);
   undo.defer("kernel", () => kernel.close());
-  const meter = await openMeter(context, kernel, options.measureWindowBytes ?? LIMITS.measureWindowBytes);
+  const meter = await openMeter(context, kernel, options.measureWindowBytes ?? windowFor(bytesTotal));
   undo.defer("meter", () => meter.close());
   await meter.selfTest();
   return { context, uploads, chores, block, ring, meter };
@@ -286,7 +286,7 @@ export async function openLocalDevice(options: LocalDeviceOptions): Promise<Loca
   const undo = new UndoStack(report);
   try {
     const info = readDeviceInfo(options.driver, options.ordinal, options.wddm ?? false);
-    const parts = await openParts({ ...options, report }, undo);
+    const parts = await openParts({ ...options, report }, info.bytesTotal, undo);
     return new OpenLocalDevice(info, options, parts, undo, releases);
   } catch (error) {
     await undo.unwind();

@@ -9,7 +9,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { requireRange } from "../assert.ts";
-import { constantTimeEqual } from "../bytes.ts";
+import { constantTimeEqual, roundUp } from "../bytes.ts";
 import { toVramError, VramError } from "../errors.ts";
 import type { DeviceContext } from "../handles/context.ts";
 import type { HashKernel, KernelJob } from "../handles/kernel.ts";
@@ -18,6 +18,7 @@ import { settled } from "../handles/stream.ts";
 import { saltBlock } from "../hash/blocks.ts";
 import { BLOCK_BYTES, blockCount, HASH_BYTES, RANGE_BYTES } from "../hash/geometry.ts";
 import { foldKept } from "../hash/tree.ts";
+import { LIMITS } from "../limits.ts";
 import type { Measurement } from "./device.ts";
 import {
   type Area,
@@ -44,6 +45,11 @@ export interface Meter {
   leaves(memory: Mapped, offset: number, byteLength: number): Promise<Uint8Array>;
   /** May be called twice. */
   close(): Promise<void>;
+}
+
+/** Bytes of a window on a device with so much memory: a small one has no use, and no room, for scratch beyond it. */
+export function windowFor(bytesTotal: number): number {
+  return Math.min(LIMITS.measureWindowBytes, roundUp(bytesTotal, RANGE_BYTES));
 }
 
 /** A range of device memory. */

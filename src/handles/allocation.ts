@@ -62,18 +62,19 @@ function releaseAll(context: DeviceContext, steps: readonly Step[]): void {
 }
 
 /** The properties of whatever stands behind the address now, not of the handle that we believe does. */
-function propertiesAt(memory: CudaDriver["memory"], cuPointer: bigint): AllocationProperties {
-  const cuHandle = memory.retainHandle(cuPointer);
+function propertiesAt(context: DeviceContext, cuPointer: bigint): AllocationProperties {
+  const cuHandle = context.run(({ memory }) => memory.retainHandle(cuPointer));
   try {
-    return memory.properties(cuHandle);
+    return context.run(({ memory }) => memory.properties(cuHandle));
   } finally {
-    memory.release(cuHandle);
+    context.release("retained handle", ({ memory }) => memory.release(cuHandle));
   }
 }
 
 function readFacts(context: DeviceContext, cuPointer: bigint): RawFacts {
+  const properties = propertiesAt(context, cuPointer);
   return context.run(({ memory }) => ({
-    ...propertiesAt(memory, cuPointer),
+    ...properties,
     memoryType: memory.pointerAttribute(cuPointer, "memoryType"),
     isManaged: memory.pointerAttribute(cuPointer, "isManaged"),
     hostPointerKnown: memory.pointerAttribute(cuPointer, "hostPointer") !== undefined,

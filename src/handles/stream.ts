@@ -58,19 +58,19 @@ function openMark(context: DeviceContext, cuStream: bigint): Mark {
     wait: async (byteLength) => {
       // An event that was never recorded reports success (facts/cuda.md): waiting on one would wait for nothing.
       if (!recorded) throw new VramError("INTERNAL", "a mark was awaited before it was recorded");
-      const start = context.clock.monotonicMs();
       const limit = deadlineMs(byteLength);
-      // Late is what two polls in a row find, with a turn between them: a process that was paused finds the clock
-      // past the deadline before it could look.
-      let late = false;
+      let waited = 0;
+      let looked = context.clock.monotonicMs();
       while (context.run((driver) => driver.event.query(cuEvent)) === "not-ready") {
-        const elapsed = context.clock.monotonicMs() - start;
-        if (late) {
+        const now = context.clock.monotonicMs();
+        // A process that was paused, or its machine, has not been waiting: between two polls no more than this counts.
+        waited += Math.min(now - looked, LIMITS.devicePollMs);
+        looked = now;
+        if (waited > limit) {
           context.abandon();
           throw new VramError("DEVICE_STALLED", `the device did not finish within ${Math.round(limit)} ms`);
         }
-        late = elapsed > limit;
-        await (late || elapsed < SPIN_MS ? nextTurn() : context.clock.sleep(1));
+        await (waited < SPIN_MS ? nextTurn() : context.clock.sleep(1));
       }
     },
     close: () => {

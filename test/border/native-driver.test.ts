@@ -214,8 +214,8 @@ describe.skipIf(fake === undefined)(`answers${whyNoFakeCuda()}`, () => {
   test("a driver that does not tell its version, or does not start, is not used", () => {
     for (const [FAULTS, text] of [
       ["cuDriverGetVersion:1:999", "cuDriverGetVersion: UNKNOWN (999)"],
-      ["cuInit:1:803", "different versions: cuInit: CUDA status (803)"],
-      ["cuInit:1:34,cuDriverGetVersion:1:34", "stub, not a driver: cuInit: CUDA status (34)"],
+      ["cuInit:1:803", "different versions: cuInit: SYSTEM_DRIVER_MISMATCH (803)"],
+      ["cuInit:1:34,cuDriverGetVersion:1:34", "stub, not a driver: cuInit: STUB_LIBRARY (34)"],
     ] as const) {
       // Calls are counted from one cuInit to the next.
       openFake(library).end();

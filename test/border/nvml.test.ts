@@ -269,8 +269,10 @@ describe.skipIf(fake.whyNot !== "")(`what NVML's process does${fake.whyNot}`, ()
     expect(serve({ id: 3, uuid: FAKE_UUID }).health.processes).toEqual([]);
   });
 
-  test("asking to die with the parent never throws", () => {
+  test("asking to die with the parent never throws, and ends at once where the parent has died already", () => {
     // The parent of this process is vitest, which outlives it.
-    expect(dieWithParent).not.toThrow();
+    expect(() => dieWithParent(process.ppid)).not.toThrow();
+    // Under vitest, ending the process throws.
+    expect(() => dieWithParent(process.ppid + 1)).toThrow("process.exit");
   });
 });
