@@ -45,6 +45,32 @@ export const LIMITS = {
   idLength: 256,
   /** Damaged ranges and tensors in one journal entry (design §5: an entry stays under 32 KiB). */
   entryRanges: 64,
+  /** A line of the audit log with its line feed (design §5): u16, so that a reader's buffer has a bound. */
+  auditLineBytes: 65_535,
+  /** `data` of a line stays below this; the rest of a line has at most 400 bytes. */
+  auditDataBytes: 32 * KIB,
+  /** Objects and arrays within each other in `data`; entries have 2. Bounds the recursion of the reader. */
+  auditDataDepth: 8,
+  /** Bytes of JSON of one text in `data`, and of all tensor names: 64 × 64 + 16 KiB + 2 × 4 KiB + 2 KiB < 32 KiB. */
+  auditTextBytes: 4 * KIB,
+  auditTensorBytes: 16 * KIB,
+  /** An epoch key is given up after 15 minutes or 65,536 entries (design §5). */
+  auditEpochMs: 15 * 60_000,
+  auditEpochEntries: 65_536,
+  /** Epoch keys that one verification derives: 2^21 × 11 µs = 23 s; an epoch each 15 minutes for 59 years. */
+  auditEpochsDerived: 2 ** 21,
+  /** Lines of one segment, and their leaf hashes: a line has at least 240 bytes, and 64 MiB ÷ 240 × 32 = 8.9 MiB. */
+  auditSegmentBytes: 64 * MIB,
+  auditLeavesBytes: 9 * MIB,
+  /** Kept log checkpoints, one for each epoch: 300 bytes × 35,040 a year, 25 years. */
+  auditCheckpointsBytes: 256 * MIB,
+  /** Bytes of the audit log read at a time. At least one line. */
+  auditReadBytes: MIB,
+  /** Signatures on one note: 16 is what a reader has to accept (C2SP signed-note); the largest have 5 KiB. */
+  noteSignatures: 16,
+  noteBytes: 128 * KIB,
+  /** Problems and epochs listed in a report on a log; beyond it only their number. */
+  auditProblems: 64,
   /** Damaged ranges in one report, 2 GiB of them; beyond it only their number. Tensors are all listed. */
   reportedRanges: 4096,
   /** Damaged ranges compared with the source block by block, and damaged blocks listed. */

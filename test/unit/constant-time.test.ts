@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { constantTimeEqual } from "../../src/bytes.ts";
 import { nodesOf, type TreeFile } from "../helpers/house-rules.ts";
 
-const FOLDERS = ["seal", "verify", "residency", "device", "hash"];
+const FOLDERS = ["seal", "verify", "residency", "device", "hash", "audit"];
 const SECRETIVE = /(?:^|\.)(?:mac|macs|digest|sha256|root|kept|keyId)$/i;
 const EQUALITY = new Set([
   ts.SyntaxKind.EqualsEqualsEqualsToken,

@@ -1,0 +1,69 @@
+/**
+ * From an entry of the journal to `data` of a line (design §5): at most 64 ranges and 64 tensors, then a total, and all
+ * of it below 32 KiB. A damaged shard of 100 GB has 200,000 ranges, and the log must hold that it was damaged, not fail
+ * to. What is left out is counted: `rangesTotal`, `tensorsTotal`. A text that is too long ends in `…`.
+ */
+import { LIMITS } from "../limits.ts";
+import type { LineData } from "./line.ts";
+
+const bytesOf = (value: unknown): number => Buffer.byteLength(JSON.stringify(value));
+
+/** `text`, or as much of it as has at most `auditTextBytes` bytes of JSON, with `…` behind it. Well-formed either way. */
+function boundedText(text: string): string {
+  const whole = text.toWellFormed();
+  if (bytesOf(whole) <= LIMITS.auditTextBytes) return whole;
+  const room = LIMITS.auditTextBytes - bytesOf("…");
+  let used = 0;
+  let kept = "";
+  for (const char of whole) {
+    // Without the two quotation marks.
+    used += bytesOf(char) - 2;
+    if (used > room) break;
+    kept += char;
+  }
+  return `${kept}…`;
+}
+
+/** The first `entryRanges` items, as far as they fit into `bytes` of JSON. */
+function boundedList(items: readonly unknown[], bytes: number): readonly unknown[] {
+  const kept: unknown[] = [];
+  let used = 0;
+  for (const item of items.slice(0, LIMITS.entryRanges)) {
+    used += bytesOf(item) + 1;
+    if (used > bytes) break;
+    kept.push(item);
+  }
+  return kept;
+}
+
+function boundedValue(value: unknown): unknown {
+  if (typeof value === "string") return boundedText(value);
+  if (Array.isArray(value)) {
+    return boundedList(
+      value.map((item) => boundedValue(item)),
+      LIMITS.auditTensorBytes,
+    );
+  }
+  if (typeof value !== "object" || value === null) return value;
+  const members = Object.entries(value).map(([key, part]) => [key, boundedValue(part)] as const);
+  return Object.fromEntries(members);
+}
+
+/**
+ * `data` for an entry: its members without `type` and without those that are undefined. A list that was cut gets its
+ * whole number under `…Total`, unless the entry brought a larger one.
+ */
+export function boundedData(body: Readonly<Record<string, unknown>>): LineData {
+  const data = new Map<string, unknown>();
+  for (const [key, value] of Object.entries(body)) {
+    if (key === "type" || value === undefined) continue;
+    data.set(key, boundedValue(value));
+  }
+  for (const [key, value] of Object.entries(body)) {
+    const kept = data.get(key);
+    if (!Array.isArray(value) || !Array.isArray(kept) || kept.length === value.length) continue;
+    const told = body[`${key}Total`];
+    data.set(`${key}Total`, Math.max(value.length, typeof told === "number" ? told : 0));
+  }
+  return Object.fromEntries(data);
+}
