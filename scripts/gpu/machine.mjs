@@ -3,6 +3,7 @@ import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import { CUDA_LIBRARY, DEVICE_ATTRIBUTE } from "../../dist/cuda/driver.js";
+import { requireRealDriver } from "../../dist/device/detect.js";
 import { readDeviceInfo } from "../../dist/device/facts.js";
 import { libraryName, openGpu, Unsupported } from "./driver.mjs";
 
@@ -34,11 +35,22 @@ function machine() {
   };
 }
 
+/** Whether the kernel knows of a GPU, too: a substitute in the loader's way must not pass for hardware. */
+function isRealDriver() {
+  try {
+    requireRealDriver(process.env.LD_LIBRARY_PATH);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function gpu({ report }) {
   const real = libraryName() === CUDA_LIBRARY;
   report("backend", real ? "cuda" : "cuda-substituted");
   report("host", machine());
   const { driver, cuDevice } = openGpu();
+  if (real && !isRealDriver()) report("backend", "cuda-substituted");
   const { facts, ...info } = readDeviceInfo(driver, 0, existsSync("/dev/dxg"));
   report("device", info);
   report("facts", facts);

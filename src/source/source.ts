@@ -57,7 +57,7 @@ export interface SourceInfo {
 /** An opened source: read from its start to its end, once. */
 export interface OpenedSource {
   readonly info: SourceInfo;
-  /** The open file, if the source is all of one and no header was looked for: its bytes may be read from there, too. */
+  /** The open file, if the source is all of one and has no header: its bytes may be read from there, too. */
   readonly rawFd?: number;
   /** Fills `into` with the next bytes; fewer only at the end. Returns how many. Nothing is written after it settles. */
   read(into: Uint8Array, signal?: AbortSignal): Promise<number>;

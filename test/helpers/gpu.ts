@@ -11,6 +11,7 @@ import { present } from "../../src/assert.ts";
 import { systemClock } from "../../src/clock.ts";
 import { CUDA_LIBRARY, type CudaDriver } from "../../src/cuda/driver.ts";
 import { openNativeDriver } from "../../src/cuda/native/driver.ts";
+import { requireRealDriver } from "../../src/device/detect.ts";
 import { optionsFromEnvironment, prepareForCuda } from "../../src/environment.ts";
 import { type DeviceContext, openContext } from "../../src/handles/context.ts";
 import type { Mapped } from "../../src/handles/mapped.ts";
@@ -36,6 +37,8 @@ function find(): TestGpu | undefined {
   prepareForCuda(process.env);
   try {
     const driver = openNativeDriver(named === "" ? CUDA_LIBRARY : named);
+    // Somebody's substitute in the loader's way must not run as hardware.
+    if (driver.backend === "cuda") requireRealDriver(process.env["LD_LIBRARY_PATH"]);
     return { driver, isReal: driver.backend === "cuda", name: driver.device.name(driver.device.get(0)) };
   } catch (error) {
     if (wanted) throw error;

@@ -1,4 +1,4 @@
-/** The checks of `vram doctor` on a GPU's health, as NVML tells it. What NVML does not tell is not mentioned. */
+/** The checks of `vram doctor` on a GPU's health, as NVML tells it: what it has no answer to is left out, and its silence is said. */
 import { formatBytes } from "../../bytes.ts";
 import type { GpuHealth } from "../../cuda/monitor.ts";
 import type { DeviceInfo } from "../../device/device.ts";
