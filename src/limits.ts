@@ -45,6 +45,10 @@ export const LIMITS = {
   idLength: 256,
   /** Damaged ranges and tensors in one journal entry (design §5: an entry stays under 32 KiB). */
   entryRanges: 64,
+  /** What a caller may call a piece of work; a UUID has 36, a W3C trace parent 55. */
+  correlationIdLength: 128,
+  /** A required reader has this long to take an entry: a disk that stalls longer is no place for a log. */
+  journalWaitMs: 10_000,
   /** A line of the audit log with its line feed (design §5): u16, so that a reader's buffer has a bound. */
   auditLineBytes: 65_535,
   /** `data` of a line stays below this; the rest of a line has at most 400 bytes. */

@@ -17,6 +17,8 @@ import type { BackendDecision } from "./device/detect.ts";
 import { closedError } from "./dispose.ts";
 import { toVramError, VramError } from "./errors.ts";
 import { type NamedDigest, parseDigest, parseSalt } from "./hash/descriptor.ts";
+import type { Operation } from "./journal/entry.ts";
+import { inOperation, inWorker } from "./journal/scope.ts";
 import type { OpenSystem } from "./open.ts";
 import {
   checkIdOrName,
@@ -92,15 +94,38 @@ class OpenVram implements Vram {
   }
 
   /** Refuses after close; close waits for what was let in. */
-  async #enter<T>(task: () => Promise<T>): Promise<T> {
+  async #enter<T>(operation: Operation, task: () => Promise<T>): Promise<T> {
     if (this.#closing.signal.aborted) throw closedError("this Vram");
-    const running = task().catch((thrown: unknown) => {
-      throw toVramError(thrown);
-    });
+    const running = inOperation(() => this.#timed(operation, task));
     const settled = running.catch(() => undefined);
     this.#inFlight.add(settled);
     void settled.then(() => this.#inFlight.delete(settled));
     return running;
+  }
+
+  /** Tells the journal how it ended, and how long it took. */
+  async #timed<T>(operation: Operation, task: () => Promise<T>): Promise<T> {
+    const { clock, journal } = this.#open.system;
+    const startMs = clock.monotonicMs();
+    const end = (error?: VramError): void => {
+      const argument = error?.details["argument"];
+      journal.note({
+        type: "operation_ended",
+        operation,
+        durationMs: clock.monotonicMs() - startMs,
+        ...(error === undefined ? {} : { code: error.code }),
+        ...(typeof argument === "string" ? { argument } : {}),
+      });
+    };
+    try {
+      const result = await task();
+      end();
+      return result;
+    } catch (thrown) {
+      const error = toVramError(thrown);
+      end(error);
+      throw error;
+    }
   }
 
   #signal(given: AbortSignal | undefined): AbortSignal {
@@ -113,12 +138,13 @@ class OpenVram implements Vram {
   }
 
   seal(source: SealSource, options: SealOptions = {}): Promise<SealResult> {
-    return this.#enter(async () => {
+    return this.#enter("seal", async () => {
       const { system, workers } = this.#open;
-      const request = toRequest(source, options, system.modelRoots);
+      const request = { ...toRequest(source, options, system.modelRoots), signal: this.#signal(options.signal) };
       const worker = findWorker(workers, options.device);
-      if (request.spec.kind !== "path")
-        return (await sealModel(system, worker, withSignal(request, this.#signal(options.signal)))).result;
+      const seal = async (one: SealRequest): Promise<SealResult> =>
+        (await inWorker(worker.ref.uuid, () => sealModel(system, worker, one))).result;
+      if (request.spec.kind !== "path") return seal(request);
       const members = await expandSource(request.spec.path, system.modelRoots, nodeFileSystem);
       const [only, second] = members;
       if (only === undefined || second !== undefined) {
@@ -127,13 +153,12 @@ class OpenVram implements Vram {
           `${request.spec.path} is a set of ${members.length} files; use sealSet`,
         );
       }
-      const spec = { ...request.spec, path: only };
-      return (await sealModel(system, worker, { ...withSignal(request, this.#signal(options.signal)), spec })).result;
+      return seal({ ...request, spec: { ...request.spec, path: only } });
     });
   }
 
   sealSet(path: string, given: SealSetOptions = {}): Promise<SetResult> {
-    return this.#enter(async () => {
+    return this.#enter("seal_set", async () => {
       const { system, workers } = this.#open;
       const options = checkSealSetOptions(given);
       const paths = await expandSource(checkIdOrName(path), system.modelRoots, nodeFileSystem);
@@ -156,7 +181,7 @@ class OpenVram implements Vram {
   }
 
   verifySet(set: SetSeal, given: Omit<VerifyOptions, "seal"> = {}): Promise<SetReport> {
-    return this.#enter(async () => {
+    return this.#enter("verify_set", async () => {
       const { system, workers } = this.#open;
       return verifySet(system, workers, set, this.#verifyRequest(checkVerifyOptions(given)));
     });
@@ -171,7 +196,7 @@ class OpenVram implements Vram {
   }
 
   verify(idOrName: string, given: VerifyOptions = {}): Promise<VerificationReport> {
-    return this.#enter(async () => {
+    return this.#enter("verify", async () => {
       const options = checkVerifyOptions(given);
       const shard = this.#open.system.registry.find(checkIdOrName(idOrName));
       const request = { presented: options.seal, ...this.#verifyRequest(options) };
@@ -188,18 +213,23 @@ class OpenVram implements Vram {
   }
 
   capacity(device?: number | string): Promise<Capacity> {
-    return this.#enter(() => readCapacity(findWorker(this.#open.workers, device)));
+    return this.#enter("capacity", async () => {
+      const worker = findWorker(this.#open.workers, device);
+      const capacity = await readCapacity(worker);
+      this.#open.system.journal.note({ type: "capacity_queried", device: worker.ref, capacity });
+      return capacity;
+    });
   }
 
   evict(idOrName: string): Promise<EvictResult> {
-    return this.#enter(async () => {
+    return this.#enter("evict", async () => {
       const shard = this.#open.system.registry.find(checkIdOrName(idOrName));
       return evict(this.#open.system, this.#workerOf(shard), shard);
     });
   }
 
   resume(reason: string, device?: number | string): Promise<void> {
-    return this.#enter(async () => {
+    return this.#enter("resume", async () => {
       await resumeWorker(this.#open.system, findWorker(this.#open.workers, device), checkReason(reason));
     });
   }
@@ -229,18 +259,20 @@ class OpenVram implements Vram {
   async #close(): Promise<void> {
     this.#closing.abort(closedError("this Vram"));
     await Promise.all(this.#inFlight);
+    await inOperation(() => this.#evictAll());
+    await this.#open.close();
+  }
+
+  async #evictAll(): Promise<void> {
     for (const shard of this.#open.system.registry.all()) {
       await evict(this.#open.system, this.#workerOf(shard), shard, "closed");
     }
-    await this.#open.close();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 }
-
-const withSignal = (request: SealRequest, signal: AbortSignal): SealRequest => ({ ...request, signal });
 
 /** The library over an open system, which it closes. */
 export function createVram(open: OpenSystem): Vram {

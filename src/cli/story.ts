@@ -23,7 +23,7 @@ const line = (word: string, sentence: string, tone: StoryLine["tone"] = "plain")
 const ms = (durationMs: number): string => `${durationMs.toFixed(durationMs < 10 ? 1 : 0)} ms`;
 
 type Sentences = {
-  readonly [Type in Entry["type"]]: (entry: Extract<Entry, { readonly type: Type }>) => StoryLine | undefined;
+  readonly [Type in Entry["type"]]?: (entry: Extract<Entry, { readonly type: Type }>) => StoryLine | undefined;
 };
 
 const SENTENCES: Sentences = {
@@ -78,5 +78,5 @@ const SENTENCES: Sentences = {
 /** The line for an entry; undefined for entries that are figures only (progress). */
 export function storyLine(entry: Entry): StoryLine | undefined {
   // The table has a sentence for each type; TypeScript cannot follow the pairing through the lookup.
-  return (SENTENCES[entry.type] as (one: Entry) => StoryLine | undefined)(entry);
+  return (SENTENCES[entry.type] as ((one: Entry) => StoryLine | undefined) | undefined)?.(entry);
 }

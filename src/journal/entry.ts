@@ -1,8 +1,7 @@
 /**
  * What can happen, as data: one discriminated union. `durable` entries are what an audit log must hold before the
  * operation may go on; `transient` ones are narration, progress and figures. Stages append entries and nothing else;
- * the story of `vram try` (later: audit log, narration, metrics, feed) only reads them. No pointer, key or path is
- * ever part of an entry.
+ * audit log, narration and metrics only read them. No pointer, key or path is ever part of an entry.
  */
 import type { ErrorCode } from "../errors.ts";
 
@@ -70,8 +69,11 @@ export type DurableBody =
       readonly name: string;
       readonly failure: VerificationFailure;
       readonly message: string;
+      /** The first ones; how many there are stands beside them. */
       readonly ranges: readonly DamagedRange[];
+      readonly rangesTotal: number;
       readonly tensors: readonly string[];
+      readonly tensorsTotal: number;
     }
   | { readonly type: "seal_refused"; readonly device: DeviceRef; readonly shardId: string; readonly reason: string }
   | {
@@ -82,7 +84,40 @@ export type DurableBody =
       readonly actual: string;
     }
   | { readonly type: "worker_stopped"; readonly device: DeviceRef; readonly reason: string }
-  | { readonly type: "worker_resumed"; readonly device: DeviceRef; readonly reason: string };
+  | { readonly type: "worker_resumed"; readonly device: DeviceRef; readonly reason: string }
+  | {
+      readonly type: "service_started";
+      readonly backend: string;
+      readonly version: string;
+      /** 16 random bytes, hex: this start. Seals carry it. */
+      readonly instanceId: string;
+      readonly policyDigest: string;
+      /** SHA-256 of the kernel's PTX, hex; absent on the emulated device, which has none. */
+      readonly kernel?: string;
+      readonly devices: readonly (DeviceRef & { readonly keyId: string })[];
+    }
+  | { readonly type: "service_stopped"; readonly because: "closed" | "failed"; readonly code?: ErrorCode };
+
+/** Entries the audit log writes about itself; the journal only hears of them. */
+export type LogBody =
+  | { readonly type: "epoch_started"; readonly because: "start" | "segment" | "time" | "entries" }
+  | { readonly type: "heartbeat" }
+  | { readonly type: "audit_recovered"; readonly segment: number; readonly tornBytes: number }
+  | { readonly type: "audit_gap"; readonly entries: number; readonly types: readonly string[] }
+  | { readonly type: "audit_pruned"; readonly prunedEntries: number; readonly lastSegment: number };
+
+/** What a caller can ask for. */
+export type Operation = "seal" | "seal_set" | "verify" | "verify_set" | "evict" | "resume" | "capacity";
+
+/** The account of a device, in bytes, as `capacity` returns it. */
+export interface CapacityFigures {
+  readonly bytesTotal: number;
+  readonly bytesUsed: number;
+  readonly bytesFree: number;
+  readonly bytesReserved: number;
+  readonly bytesHeadroom: number;
+  readonly bytesUnreclaimed: number;
+}
 
 /** Entries nobody keeps. */
 export type TransientBody =
@@ -130,10 +165,40 @@ export type TransientBody =
       readonly bytesCovered: number;
       readonly durationMs: number;
     }
+  | {
+      readonly type: "seal_computed";
+      readonly device: DeviceRef;
+      readonly shardId: string;
+      readonly name: string;
+      readonly sequence: number;
+      readonly keyId: string;
+    }
+  | { readonly type: "capacity_queried"; readonly device: DeviceRef; readonly capacity: CapacityFigures }
+  | { readonly type: "capacity_changed"; readonly device: DeviceRef; readonly capacity: CapacityFigures }
+  | {
+      readonly type: "operation_ended";
+      readonly operation: Operation;
+      readonly durationMs: number;
+      /** Why it failed; absent if it did not. */
+      readonly code?: ErrorCode;
+      /** The argument that was refused, by name. */
+      readonly argument?: string;
+    }
+  | {
+      /** Lines that are on disk from now on. */
+      readonly type: "audit_committed";
+      readonly entries: number;
+      readonly byteLength: number;
+      readonly durationMs: number;
+      /** Entries that wait for the next write. */
+      readonly waiting: number;
+    }
+  /** `final`: nothing is written any more by this process. */
+  | { readonly type: "audit_failed"; readonly message: string; readonly final: boolean }
   | { readonly type: "release_failed"; readonly what: string; readonly message: string }
   | { readonly type: "entry_unrecorded"; readonly lost: string; readonly message: string };
 
-export type EntryBody = DurableBody | TransientBody;
+export type EntryBody = DurableBody | LogBody | TransientBody;
 
 /** An entry as readers receive it. */
 export type Entry = EntryBody & {
@@ -141,4 +206,10 @@ export type Entry = EntryBody & {
   readonly seq: number;
   readonly timeMs: number;
   readonly durability: "durable" | "transient";
+  /** Whether the operation fails if this is not recorded; false for what must proceed anyway (evict, stop). */
+  readonly gates: boolean;
+  /** On whose behalf; absent for what nobody asked for. */
+  readonly correlationId?: string;
+  /** UUID of the device whose worker did it, if it was one's. */
+  readonly workerId?: string;
 };

@@ -1,11 +1,14 @@
 /**
  * The one journal. A durable entry is appended with `append`, which resolves when every required reader has taken it,
- * and rejects with `AUDIT_UNAVAILABLE` when one cannot: the operation that appended it must then fail. A transient
- * entry is appended with `note`, which never fails. Best-effort readers can neither delay nor fail anything.
+ * and rejects with `AUDIT_UNAVAILABLE` when one cannot, or does not answer in time: the operation that appended it must
+ * then fail. A transient entry is appended with `note`, which never fails. Best-effort readers can neither delay nor
+ * fail anything. Correlation and worker id come from the scope an entry is appended in.
  */
 import type { Clock } from "../clock.ts";
 import { VramError } from "../errors.ts";
-import type { DurableBody, Entry, EntryBody, TransientBody } from "./entry.ts";
+import { LIMITS } from "../limits.ts";
+import type { DurableBody, Entry, EntryBody, LogBody, TransientBody } from "./entry.ts";
+import { currentScope } from "./scope.ts";
 
 /** Somebody who reads the journal as it is written. */
 export interface JournalReader {
@@ -19,44 +22,73 @@ export interface Journal {
   append(body: DurableBody): Promise<void>;
   /** Appends a durable entry of an operation that must proceed anyway (evict, stop): a failure is itself noted. */
   appendAnyway(body: DurableBody): Promise<void>;
-  /** Appends a transient entry. */
-  note(body: TransientBody): void;
+  /** Appends a transient entry; or one that the audit log has written about itself. */
+  note(body: TransientBody | LogBody): void;
   /** Adds a reader of all entries from now on. The function returned removes it. */
   attach(reader: JournalReader): () => void;
 }
 
-/** A new, empty journal. Times come from `clock`. */
-export function createJournal(clock: Clock): Journal {
+/** What the reader said; the error around it says only that it could not be recorded. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return "unknown";
+  return error.cause instanceof Error ? `${error.message}: ${error.cause.message}` : error.message;
+}
+
+/** Rejects unless `answer` comes within `ms`. The answer itself is not called off: the entry may still be recorded. */
+async function within(ms: number, answer: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
+  });
+  try {
+    await Promise.race([answer, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** A new, empty journal. Times come from `clock`; required readers have `waitMs` to take an entry. */
+export function createJournal(clock: Clock, waitMs: number = LIMITS.journalWaitMs): Journal {
   const readers = new Set<JournalReader>();
   let seq = 0;
   let timeMs = 0;
 
-  const stamp = (body: EntryBody, durability: Entry["durability"]): Entry => {
+  const stamp = (body: EntryBody, durability: Entry["durability"], gates: boolean): Entry => {
     seq += 1;
     try {
       timeMs = clock.wallMs();
     } catch {
       // What happened matters more than when: without a clock an entry has the time of the one before it.
     }
-    return Object.freeze({ ...body, seq, timeMs, durability });
+    const { correlationId, workerId = undefined } = currentScope() ?? {};
+    const worker = "device" in body ? body.device.uuid : workerId;
+    return Object.freeze({
+      ...body,
+      seq,
+      timeMs,
+      durability,
+      gates,
+      ...(correlationId === undefined ? {} : { correlationId }),
+      ...(worker === undefined ? {} : { workerId: worker }),
+    });
   };
 
   const offer = (entry: Entry): Promise<void>[] => {
     const waits: Promise<void>[] = [];
     for (const reader of readers) {
       const taken = (async () => reader.accept(entry))();
-      if (reader.required && entry.durability === "durable") waits.push(taken);
+      if (reader.required && entry.durability === "durable") waits.push(within(waitMs, taken));
       else taken.catch(() => undefined);
     }
     return waits;
   };
 
-  const note = (body: TransientBody): void => {
-    void offer(stamp(body, "transient"));
+  const note: Journal["note"] = (body) => {
+    void offer(stamp(body, "transient", false));
   };
 
-  const append = async (body: DurableBody): Promise<void> => {
-    const outcomes = await Promise.allSettled(offer(stamp(body, "durable")));
+  const record = async (body: DurableBody, gates: boolean): Promise<void> => {
+    const outcomes = await Promise.allSettled(offer(stamp(body, "durable", gates)));
     const failed = outcomes.find((outcome) => outcome.status === "rejected");
     if (failed !== undefined) {
       throw new VramError("AUDIT_UNAVAILABLE", `the entry ${body.type} could not be recorded`, {
@@ -66,15 +98,11 @@ export function createJournal(clock: Clock): Journal {
   };
 
   return {
-    append,
+    append: (body) => record(body, true),
     note,
     appendAnyway: async (body) => {
-      await append(body).catch((error: unknown) => {
-        note({
-          type: "entry_unrecorded",
-          lost: body.type,
-          message: error instanceof Error ? error.message : "unknown",
-        });
+      await record(body, false).catch((error: unknown) => {
+        note({ type: "entry_unrecorded", lost: body.type, message: reasonOf(error) });
       });
     },
     attach: (reader) => {

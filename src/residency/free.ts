@@ -1,7 +1,7 @@
 /** Giving memory back: zeroed on the device if that is possible, freed, credited, and on record either way. */
 import type { AllocationId, FreeResult } from "../device/device.ts";
 import type { Reservation } from "./ledger.ts";
-import type { System, Worker } from "./worker.ts";
+import { noteCapacity, type System, type Worker } from "./worker.ts";
 
 export interface Freeable {
   readonly name: string;
@@ -28,6 +28,7 @@ export async function freeAllocation(
     const after = await driverFree();
     what.charge.release();
     if (before !== undefined && after !== undefined) worker.ledger.noteFreed(what.byteLength, before, after);
+    noteCapacity(system, worker);
     return freed;
   });
   await system.journal.appendAnyway({

@@ -36,6 +36,8 @@ export interface Reservation {
 export interface Ledger {
   /** The account, given what the driver has free now. */
   capacity(driverBytesFree: number): Capacity;
+  /** The account by the driver's figure that was last seen; undefined before there was one. */
+  lastCapacity(): Capacity | undefined;
   /** Promises room for `byteLength` bytes, or throws `OUT_OF_VRAM`. */
   reserve(byteLength: number, driverBytesFree: number, tenants: readonly Tenant[]): Reservation;
   /** Notes that a free of `byteLength` bytes moved the driver's figure from `before` to `after`. */
@@ -105,6 +107,7 @@ export function createLedger(bytesTotal: number, granuleBytes: number, bytesHead
 
   return {
     capacity,
+    lastCapacity: () => (lastFree === undefined ? undefined : capacity(lastFree)),
     reserve,
     noteFreed: (byteLength, before, after) => {
       const freed = roundUp(byteLength, granuleBytes);

@@ -9,7 +9,7 @@ import { outOfVram, type Reservation } from "./ledger.ts";
 import type { SealResult } from "./seal-model.ts";
 import { comparedWith, type NamedSource, requireExpected, type SealRequest, wantsSha256 } from "./seal-request.ts";
 import { recordOf, type Shard } from "./shard.ts";
-import { readCapacity, type System, type Worker } from "./worker.ts";
+import { noteCapacity, readCapacity, type System, type Worker } from "./worker.ts";
 
 /** Opens and checks the source; claims its name and id, so that registering cannot fail later. */
 export async function openAndClaim(
@@ -139,6 +139,7 @@ export async function allocate(
     allocationId = await worker.accounts.run(async () => {
       const id = await worker.device.allocate(byteLength);
       room.charge();
+      noteCapacity(system, worker);
       return id;
     });
   } catch (thrown) {

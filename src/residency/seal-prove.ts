@@ -99,27 +99,29 @@ export interface BegunMeasurement extends Measurement {
 
 /** Puts the mac over every field. */
 export function seal(system: System, worker: Worker, request: SealRequest, source: NamedSource, made: Sealable): Shard {
-  const sealedAtMs = Math.floor(system.clock.wallMs());
+  const sealed = createSeal(worker.keys, {
+    instanceId: system.instanceId,
+    sequence: system.nextSequence(),
+    shardId: source.shardId,
+    name: source.shardName,
+    shardIndex: request.shardIndex,
+    totalShards: request.totalShards,
+    sourceOffset: request.spec.kind === "path" ? (request.spec.part?.offset ?? 0) : 0,
+    byteLength: source.byteLength,
+    digestAlgorithm: DIGEST_ALGORITHM,
+    digest: toHex(made.measured.digest),
+    sha256: made.uploaded.sha256 === undefined ? "" : toHex(made.uploaded.sha256),
+    comparedWith: comparedWith(request),
+    backend: worker.device.info.backend,
+    deviceUuid: worker.ref.uuid,
+    policyDigest: system.policyDigest,
+    sealedAtMs: Math.floor(system.clock.wallMs()),
+    maxAgeMs: request.maxAgeMs,
+  });
+  const { shardId, name, sequence, keyId } = sealed;
+  system.journal.note({ type: "seal_computed", device: worker.ref, shardId, name, sequence, keyId });
   return {
-    seal: createSeal(worker.keys, {
-      instanceId: system.instanceId,
-      sequence: system.nextSequence(),
-      shardId: source.shardId,
-      name: source.shardName,
-      shardIndex: request.shardIndex,
-      totalShards: request.totalShards,
-      sourceOffset: request.spec.kind === "path" ? (request.spec.part?.offset ?? 0) : 0,
-      byteLength: source.byteLength,
-      digestAlgorithm: DIGEST_ALGORITHM,
-      digest: toHex(made.measured.digest),
-      sha256: made.uploaded.sha256 === undefined ? "" : toHex(made.uploaded.sha256),
-      comparedWith: comparedWith(request),
-      backend: worker.device.info.backend,
-      deviceUuid: worker.ref.uuid,
-      policyDigest: system.policyDigest,
-      sealedAtMs,
-      maxAgeMs: request.maxAgeMs,
-    }),
+    seal: sealed,
     device: worker.ref,
     allocationId: made.allocationId,
     charge: made.room,

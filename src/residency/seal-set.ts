@@ -7,6 +7,7 @@ import { present } from "../assert.ts";
 import { UndoStack } from "../dispose.ts";
 import { toVramError, VramError } from "../errors.ts";
 import type { NamedDigest } from "../hash/descriptor.ts";
+import { inWorker } from "../journal/scope.ts";
 import { cleanName, requireName } from "../seal/names.ts";
 import { createSetSeal, type SetSeal } from "../seal/set.ts";
 import { cutAtTensors } from "../source/cut.ts";
@@ -107,7 +108,7 @@ async function sealMembers(
       const member = present(members[index], "a member of the set");
       try {
         const single = memberRequest(request, member, index, members.length, signal);
-        const { result, created } = await sealModel(system, worker, single);
+        const { result, created } = await inWorker(worker.ref.uuid, () => sealModel(system, worker, single));
         sealed.set(index, result);
         if (created) undo.defer("a set's member", () => evictMember(system, worker, result));
       } catch (thrown) {

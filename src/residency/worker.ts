@@ -137,6 +137,12 @@ export async function resumeWorker(system: System, worker: Worker, reason: strin
   });
 }
 
+/** Tells the journal of a changed account, as far as it is known without asking the driver again. */
+export function noteCapacity(system: System, worker: Worker): void {
+  const capacity = worker.ledger.lastCapacity();
+  if (capacity !== undefined) system.journal.note({ type: "capacity_changed", device: worker.ref, capacity });
+}
+
 /** The device's account as of now. */
 export function readCapacity(worker: Worker): Promise<Capacity> {
   return worker.accounts.run(async () => worker.ledger.capacity((await worker.device.memory()).bytesFree));

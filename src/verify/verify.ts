@@ -218,7 +218,9 @@ async function recordFailure(
     failure,
     message,
     ranges: damage?.ranges.slice(0, LIMITS.entryRanges) ?? [],
+    rangesTotal: damage?.rangeCount ?? 0,
     tensors: damage?.tensors.slice(0, LIMITS.entryRanges) ?? [],
+    tensorsTotal: damage?.tensorCount ?? 0,
   });
 }
 
