@@ -60,8 +60,9 @@ export function createJournal(clock: Clock, waitMs: number = LIMITS.journalWaitM
     } catch {
       // What happened matters more than when: without a clock an entry has the time of the one before it.
     }
-    const { correlationId, workerId = undefined } = currentScope() ?? {};
-    const worker = "device" in body ? body.device.uuid : workerId;
+    const scope = currentScope();
+    const correlationId = scope?.correlationId;
+    const worker = "device" in body ? body.device.uuid : scope?.workerId;
     return Object.freeze({
       ...body,
       seq,
