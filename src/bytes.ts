@@ -18,6 +18,40 @@ export function fromHex(text: string, byteLength: number, name: string): Uint8Ar
   return new Uint8Array(Buffer.from(text, "hex"));
 }
 
+const HEX_DIGITS = "0123456789abcdef";
+
+/** The lower-case hex digits of a secret, as bytes: text in JavaScript could not be erased. The caller zeroes them. */
+export function toHexDigits(bytes: Uint8Array): Uint8Array {
+  const digits = new Uint8Array(bytes.byteLength * 2);
+  bytes.forEach((byte, index) => {
+    digits[index * 2] = HEX_DIGITS.charCodeAt(byte >> 4);
+    digits[index * 2 + 1] = HEX_DIGITS.charCodeAt(byte & 15);
+  });
+  return digits;
+}
+
+const hexValue = (code: number): number => {
+  if (code >= 0x30 && code <= 0x39) return code - 0x30;
+  if (code >= 0x61 && code <= 0x66) return code - 0x57;
+  if (code >= 0x41 && code <= 0x46) return code - 0x37;
+  return -1;
+};
+
+/** The secret whose hex digits (any case) these bytes are; undefined unless there are exactly `byteLength` × 2. */
+export function fromHexDigits(digits: Uint8Array, byteLength: number): Uint8Array | undefined {
+  const bytes = new Uint8Array(byteLength);
+  let valid = digits.byteLength === byteLength * 2;
+  for (let index = 0; valid && index < byteLength; index += 1) {
+    const high = hexValue(digits[index * 2] ?? 0);
+    const low = hexValue(digits[index * 2 + 1] ?? 0);
+    valid = high >= 0 && low >= 0;
+    bytes[index] = (high << 4) | low;
+  }
+  if (valid) return bytes;
+  bytes.fill(0);
+  return undefined;
+}
+
 /** 4 bytes, little-endian. `value` is an integer in [0, 2^32). */
 export function u32le(value: number): Uint8Array {
   const out = new Uint8Array(4);

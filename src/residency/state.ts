@@ -3,13 +3,14 @@
  * UUIDs, and which workers are stopped. Writes are atomic: a temporary file, fsync, rename, fsync of the directory.
  * Without a directory the same state lives in memory and ends with the process.
  */
-import { type KeyObject, randomUUID } from "node:crypto";
-import { constants, existsSync, promises } from "node:fs";
+import type { KeyObject } from "node:crypto";
+import { existsSync, promises } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import type { Backend } from "../cuda/driver.ts";
 import { Mutex } from "../dispose.ts";
 import { VramError } from "../errors.ts";
+import { createFile, isSystemError, readPrivate, replaceFile } from "../files.ts";
 import { createRootKey, readRootKey, writeRootKey } from "../seal/key.ts";
 
 export interface StoppedWorker {
@@ -30,6 +31,9 @@ export interface StateStore {
   setStopped(deviceUuid: string, stopped: StoppedWorker | undefined): Promise<void>;
 }
 
+/** Of what could be a root key: 64 digits, and as much again to say that it is not one. */
+const ROOT_KEY_BYTES_MAX = 128;
+
 const deviceUuid = z.string().regex(/^(?:GPU|MIG|EMU)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
 
 const stateFile = z
@@ -44,39 +48,6 @@ const stateFile = z
 type StateFile = z.infer<typeof stateFile>;
 
 const invalid = (what: string, cause?: unknown): VramError => new VramError("STATE_INVALID", what, { cause });
-
-/** Writes a new file; its name must be new, so that no other process writes to the same one. */
-async function writeSynced(path: string, content: string | Uint8Array): Promise<void> {
-  const file = await promises.open(path, "wx", 0o600);
-  try {
-    await file.writeFile(content);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-}
-
-async function syncDirectory(directory: string): Promise<void> {
-  const folder = await promises.open(directory, constants.O_RDONLY | constants.O_DIRECTORY);
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
-}
-
-/** Writes a file so that a crash leaves the old content or the new, never a part. */
-async function writeAtomically(directory: string, name: string, content: string): Promise<void> {
-  const temporary = join(directory, `.${name}.${randomUUID()}.tmp`);
-  try {
-    await writeSynced(temporary, content);
-    await promises.rename(temporary, join(directory, name));
-    await syncDirectory(directory);
-  } catch (cause) {
-    await promises.rm(temporary, { force: true });
-    throw invalid(`${join(directory, name)}: cannot be written`, cause);
-  }
-}
 
 /** Makes a directory and its parents. Node's own `recursive` never ends where a file system refuses with ENOENT (/proc). */
 async function makeDirectory(directory: string): Promise<void> {
@@ -101,24 +72,15 @@ async function requirePrivateDirectory(directory: string): Promise<void> {
   if ((stats.mode & 0o077) !== 0) throw invalid(`${directory}: others may enter it; run chmod 700 on it`);
 }
 
-/**
- * Makes `root.key` if there is none: written and synced under another name, then linked into place, which fails if
- * somebody else was first. At no moment is there a key file with less than a whole key in it.
- */
-async function ensureRootKey(directory: string, path: string): Promise<void> {
-  const temporary = join(directory, `.root.key.${randomUUID()}.tmp`);
+/** At no moment is there a key file with less than a whole key in it; if somebody else was first, theirs is taken. */
+async function ensureRootKey(path: string): Promise<void> {
   const fresh = writeRootKey();
   try {
-    await writeSynced(temporary, fresh);
-    await promises.link(temporary, path);
-    await syncDirectory(directory);
+    await createFile(path, fresh);
   } catch (error) {
-    if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) {
-      throw invalid(`${path}: cannot be made`, error);
-    }
+    throw invalid(`${path}: cannot be made`, error);
   } finally {
     fresh.fill(0);
-    await promises.rm(temporary, { force: true });
   }
 }
 
@@ -127,23 +89,11 @@ async function loadRootKey(directory: string): Promise<KeyObject> {
   if (!existsSync(path)) {
     if (existsSync(join(directory, "state.json")))
       throw invalid(`${path}: it is gone, and the state beside it needs it`);
-    await ensureRootKey(directory, path);
+    await ensureRootKey(path);
   }
-  const file = await promises.open(path, constants.O_RDONLY | constants.O_NOFOLLOW).catch((cause: unknown) => {
-    throw invalid(`${path}: cannot be read`, cause);
-  });
-  try {
-    const { mode, uid } = await file.stat();
-    if ((mode & 0o077) !== 0 || uid !== process.getuid?.()) {
-      throw invalid(`${path}: must be readable by its owner, this user, only; run chmod 600 on it`);
-    }
-    const text = await file.readFile().catch((cause: unknown) => {
-      throw invalid(`${path}: cannot be read`, cause);
-    });
-    return readRootKey(text);
-  } finally {
-    await file.close();
-  }
+  const text = await readPrivate(path, ROOT_KEY_BYTES_MAX);
+  if (text === undefined) throw invalid(`${path}: cannot be read`);
+  return readRootKey(text);
 }
 
 function parseStateFile(text: string, path: string): StateFile {
@@ -161,7 +111,7 @@ function parseStateFile(text: string, path: string): StateFile {
 async function readStateFile(directory: string): Promise<StateFile | undefined> {
   const path = join(directory, "state.json");
   const text = await promises.readFile(path, "utf8").catch((cause: unknown) => {
-    if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return undefined;
+    if (isSystemError(cause, "ENOENT")) return undefined;
     throw invalid(`${path}: cannot be read`, cause);
   });
   return text === undefined ? undefined : parseStateFile(text, path);
@@ -224,6 +174,11 @@ export async function openStateDirectory(directory: string): Promise<StateStore>
   const rootKey = await loadRootKey(directory);
   return store(rootKey, await readStateFile(directory), {
     read: () => readStateFile(directory),
-    save: (next) => writeAtomically(directory, "state.json", `${JSON.stringify(next, null, 2)}\n`),
+    save: async (next) => {
+      const path = join(directory, "state.json");
+      await replaceFile(path, `${JSON.stringify(next, null, 2)}\n`).catch((cause: unknown) => {
+        throw invalid(`${path}: cannot be written`, cause);
+      });
+    },
   });
 }

@@ -5,6 +5,7 @@
  */
 import { createSecretKey, hkdfSync, type KeyObject, randomBytes } from "node:crypto";
 import { assert } from "../assert.ts";
+import { fromHexDigits, toHexDigits } from "../bytes.ts";
 import type { Backend } from "../cuda/driver.ts";
 import { VramError } from "../errors.ts";
 
@@ -40,44 +41,21 @@ export function createRootKey(): KeyObject {
   return takeKey(randomBytes(KEY_BYTES));
 }
 
-const hexValue = (code: number): number => {
-  if (code >= 0x30 && code <= 0x39) return code - 0x30;
-  if (code >= 0x61 && code <= 0x66) return code - 0x57;
-  if (code >= 0x41 && code <= 0x46) return code - 0x37;
-  return -1;
-};
-
 /**
  * Reads a root key from the bytes of its file: exactly 64 hex digits and nothing else. `text` is zeroed. The digits
  * never become a JavaScript string, which could not be erased.
  */
 export function readRootKey(text: Uint8Array): KeyObject {
-  const bytes = new Uint8Array(KEY_BYTES);
-  try {
-    const digits = new DataView(text.buffer, text.byteOffset, text.byteLength);
-    let valid = text.byteLength === KEY_BYTES * 2;
-    for (let index = 0; valid && index < KEY_BYTES; index += 1) {
-      const high = hexValue(digits.getUint8(index * 2));
-      const low = hexValue(digits.getUint8(index * 2 + 1));
-      valid = high >= 0 && low >= 0;
-      bytes[index] = (high << 4) | low;
-    }
-    if (!valid) throw new VramError("STATE_INVALID", "root.key must hold exactly 64 hex digits");
-    return takeKey(bytes);
-  } finally {
-    text.fill(0);
-    bytes.fill(0);
-  }
+  const bytes = fromHexDigits(text, KEY_BYTES);
+  text.fill(0);
+  if (bytes === undefined) throw new VramError("STATE_INVALID", "root.key must hold exactly 64 hex digits");
+  return takeKey(bytes);
 }
 
 /** The 64 hex digits of a fresh root key, as bytes for its file. The caller zeroes them. */
 export function writeRootKey(): Uint8Array {
   const bytes = randomBytes(KEY_BYTES);
-  const text = new Uint8Array(KEY_BYTES * 2);
-  bytes.forEach((byte, index) => {
-    text[index * 2] = "0123456789abcdef".charCodeAt(byte >> 4);
-    text[index * 2 + 1] = "0123456789abcdef".charCodeAt(byte & 15);
-  });
+  const text = toHexDigits(bytes);
   bytes.fill(0);
   return text;
 }

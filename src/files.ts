@@ -1,0 +1,106 @@
+/**
+ * Files that survive a crash, and files nobody else may read. A write is not there until its file and then its folder
+ * are synced; a name is only ever bound to a whole content. Errors are those of the system: callers say what they mean.
+ */
+import { randomUUID } from "node:crypto";
+import { constants, promises } from "node:fs";
+import { dirname, join } from "node:path";
+import { VramError } from "./errors.ts";
+
+/** Whether `error` is the system's error of this name, `ENOENT` and so on. */
+export function isSystemError(error: unknown, code: string): boolean {
+  return error instanceof Error && "code" in error && error.code === code;
+}
+
+/** Writes a new file (0600) and waits until it is on disk; its name must be new, and is not synced yet. */
+export async function writeSynced(path: string, content: string | Uint8Array): Promise<void> {
+  const file = await promises.open(path, "wx", 0o600);
+  try {
+    await file.writeFile(content);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Waits until the names in a folder are on disk. */
+export async function syncFolder(folder: string): Promise<void> {
+  const handle = await promises.open(folder, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+const temporaryName = (path: string): string => `${path}.${randomUUID()}.tmp`;
+
+/** Replaces a file as a whole: after a crash there is the old content or the new. On disk when it returns. */
+export async function replaceFile(path: string, content: string | Uint8Array): Promise<void> {
+  const temporary = temporaryName(path);
+  try {
+    await writeSynced(temporary, content);
+    await promises.rename(temporary, path);
+    await syncFolder(dirname(path));
+  } catch (error) {
+    await promises.rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+/**
+ * Makes a file with this content unless the name is taken: at no moment is there a file with less than all of it. On
+ * disk when it returns.
+ */
+export async function createFile(path: string, content: string | Uint8Array): Promise<"created" | "exists"> {
+  const temporary = temporaryName(path);
+  try {
+    await writeSynced(temporary, content);
+    await promises.link(temporary, path);
+    await syncFolder(dirname(path));
+    return "created";
+  } catch (error) {
+    if (isSystemError(error, "EEXIST")) return "exists";
+    throw error;
+  } finally {
+    await promises.rm(temporary, { force: true });
+  }
+}
+
+/**
+ * The bytes of a file that only this user may read, at most `limit` of them; undefined if there is none.
+ * `STATE_INVALID` if others may read it, or it is no file of its own.
+ */
+export async function readPrivate(path: string, limit: number): Promise<Buffer | undefined> {
+  const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+  const invalid = (what: string, cause?: unknown): VramError =>
+    new VramError("STATE_INVALID", `${path}: ${what}`, { cause });
+  const file = await promises.open(path, flags).catch((cause: unknown) => {
+    if (isSystemError(cause, "ENOENT")) return undefined;
+    throw invalid("cannot be read", cause);
+  });
+  if (file === undefined) return undefined;
+  try {
+    const stats = await file.stat();
+    if (!stats.isFile() || stats.size > limit) throw invalid("cannot be read: not a file of this kind");
+    if ((stats.mode & 0o077) !== 0 || stats.uid !== process.getuid?.()) {
+      throw invalid("must be readable by its owner, this user, only; run chmod 600 on it");
+    }
+    // Of exactly the size: a buffer that grows would leave copies behind.
+    const bytes = Buffer.alloc(stats.size);
+    const { bytesRead } = await file.read(bytes, 0, stats.size, 0);
+    return bytes.subarray(0, bytesRead);
+  } catch (error) {
+    if (error instanceof VramError) throw error;
+    throw invalid("cannot be read", error);
+  } finally {
+    await file.close();
+  }
+}
+
+/** Removes what was written under temporary names by a process that died. */
+export async function removeTemporary(folder: string): Promise<void> {
+  for (const name of await promises.readdir(folder)) {
+    if (/\.[0-9a-f-]{36}\.tmp$/.test(name)) await promises.rm(join(folder, name), { force: true });
+  }
+}
