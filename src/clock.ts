@@ -19,3 +19,16 @@ export const systemClock: Clock = {
     await sleep(ms);
   },
 };
+
+/** Rejects unless `answer` comes within `ms`, by the machine's clock. What was asked is not called off. */
+export async function within(ms: number, answer: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
+  });
+  try {
+    await Promise.race([answer, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -68,6 +68,28 @@ export const LIMITS = {
   auditLeavesBytes: 9 * MIB,
   /** Kept log checkpoints, one for each epoch: 300 bytes × 35,040 a year, 25 years. */
   auditCheckpointsBytes: 256 * MIB,
+  /** Entries that wait for the disk: 64 writers with 64 each; those that must proceed anyway may be twice as many. */
+  auditQueueEntries: 4096,
+  auditQueueAnyway: 8192,
+  /** Lines written with one fdatasync. At least one line. */
+  auditBatchBytes: MIB,
+  /** A log checkpoint follows its entries within this; without entries there is one of our own each minute. */
+  auditCheckpointMs: 1000,
+  auditHeartbeatMs: 60_000,
+  /** A full disk is tried again this often while entries wait for it. */
+  auditRetryMs: 1000,
+  /** Lines and leaf hashes of a log: 300 bytes a line, 28 million of them. Beyond it nothing new is sealed. */
+  auditBytes: 8 * GIB,
+  /** The end of the log is kept for what must proceed anyway: 50,000 lines. On disk, a file that can be given up. */
+  auditReservedBytes: 16 * MIB,
+  auditReserveFileBytes: MIB,
+  /** Lines are kept for 365 days (VR-AUD-05). */
+  auditRetentionDays: 365,
+  /** Refused requests: 8 a minute of one kind are written, the others counted. 9 lines × 525,600 × 300 bytes = 1.4 GB a year. */
+  auditRefusals: 8,
+  auditRefusalsMs: 60_000,
+  /** Kinds of refused requests told apart: 3 types on 16 devices, and room. */
+  auditRefusalKinds: 64,
   /** Bytes of the audit log read at a time. At least one line. */
   auditReadBytes: MIB,
   /** Signatures on one note: 16 is what a reader has to accept (C2SP signed-note); the largest have 5 KiB. */
@@ -97,4 +119,8 @@ export const LIMITS = {
   /** After this many failures in a row NVML's process is not started for a minute: at most 1440 a day. */
   nvmlFailures: 3,
   nvmlBackOffMs: 60_000,
+  /** Devices with a label in the metrics: 8 GPUs of 7 MIG slices are 56. All others are `other`. */
+  metricsDevices: 64,
+  /** Shards followed on each for their age: 128 GiB in shards of one granule; 65,536 × 100 bytes, and names in use. */
+  metricsShards: 65_536,
 } as const;

@@ -4,7 +4,7 @@
  * then fail. A transient entry is appended with `note`, which never fails. Best-effort readers can neither delay nor
  * fail anything. Correlation and worker id come from the scope an entry is appended in.
  */
-import type { Clock } from "../clock.ts";
+import { type Clock, within } from "../clock.ts";
 import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { DurableBody, Entry, EntryBody, LogBody, TransientBody } from "./entry.ts";
@@ -32,19 +32,6 @@ export interface Journal {
 function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return "unknown";
   return error.cause instanceof Error ? `${error.message}: ${error.cause.message}` : error.message;
-}
-
-/** Rejects unless `answer` comes within `ms`. The answer itself is not called off: the entry may still be recorded. */
-async function within(ms: number, answer: Promise<void>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
-  });
-  try {
-    await Promise.race([answer, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 /** A new, empty journal. Times come from `clock`; required readers have `waitMs` to take an entry. */

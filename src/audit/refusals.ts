@@ -1,0 +1,64 @@
+/**
+ * Refused requests must not fill the log (VR-AUD-03): whoever may ask can be refused as often as he likes. Of each kind
+ * some are written in a minute; the others are counted, and one entry tells how many there were: the last one of them,
+ * with `repeated` and `sinceMs`. After a crash the count of that minute is lost.
+ */
+import { LIMITS } from "../limits.ts";
+import type { Draft } from "./log-writer.ts";
+
+/** Entry types that a caller causes by asking for what is refused. */
+const REFUSALS: ReadonlySet<string> = new Set(["seal_refused", "vram_allocation_failed"]);
+
+interface Kind {
+  readonly beganMs: number;
+  written: number;
+  repeated: number;
+  last: Draft;
+}
+
+export interface Refusals {
+  /** Whether this draft is to be written; if not, it was counted. */
+  take(draft: Draft): boolean;
+  /** What was counted in minutes that are over; or, with `all`, until now. */
+  settle(all: boolean): Draft[];
+}
+
+/** Refusals of one device are of one kind; beyond so many kinds, those of one type are. */
+function kindOf({ type, data }: Draft, kinds: ReadonlyMap<string, Kind>): string {
+  const device = data["device"];
+  const uuid = typeof device === "object" && device !== null && "uuid" in device ? String(device.uuid) : "";
+  const kind = `${type} ${uuid}`;
+  return kinds.has(kind) || kinds.size < LIMITS.auditRefusalKinds ? kind : type;
+}
+
+/** Counts refusals. `now` is monotonic, in milliseconds. */
+export function createRefusals(now: () => number): Refusals {
+  const kinds = new Map<string, Kind>();
+
+  const settleOne = (name: string, kind: Kind): Draft[] => {
+    kinds.delete(name);
+    if (kind.repeated === 0) return [];
+    const { type, timeMs, data } = kind.last;
+    return [{ type, timeMs, data: { ...data, repeated: kind.repeated, sinceMs: Math.round(now() - kind.beganMs) } }];
+  };
+
+  return {
+    take: (draft) => {
+      if (!REFUSALS.has(draft.type)) return true;
+      const name = kindOf(draft, kinds);
+      const kind = kinds.get(name) ?? { beganMs: now(), written: 0, repeated: 0, last: draft };
+      kinds.set(name, kind);
+      if (kind.written < LIMITS.auditRefusals) {
+        kind.written += 1;
+        return true;
+      }
+      kind.repeated += 1;
+      kind.last = draft;
+      return false;
+    },
+    settle: (all) =>
+      [...kinds].flatMap(([name, kind]) =>
+        all || now() - kind.beganMs >= LIMITS.auditRefusalsMs ? settleOne(name, kind) : [],
+      ),
+  };
+}

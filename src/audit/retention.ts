@@ -1,0 +1,55 @@
+/**
+ * Which segments are old enough to be pruned (VR-AUD-05): the first ones, whole, closed, and older than what is kept. Age
+ * is that of the last line, by the clock it was written with. Leaf hashes stay for the log's life.
+ */
+import { promises } from "node:fs";
+import { join } from "node:path";
+import { LIMITS } from "../limits.ts";
+import { parseLine } from "./parse-line.ts";
+import { listSegments, segmentFile } from "./segments.ts";
+import { NODE_BYTES } from "./tree.ts";
+
+/** Segments to be pruned. */
+export interface Expired {
+  readonly segments: readonly number[];
+  /** Entries pruned since the log began, these included. */
+  readonly prunedEntries: number;
+  /** Bytes of lines in them. */
+  readonly byteLength: number;
+}
+
+/** Milliseconds since 1970 of the last line of a closed segment; undefined if it has none that can be read. */
+async function lastTimeOf(path: string): Promise<number | undefined> {
+  const file = await promises.open(path, "r");
+  try {
+    const { size } = await file.stat();
+    const length = Math.min(size, 2 * LIMITS.auditLineBytes);
+    const bytes = Buffer.alloc(length);
+    await file.read(bytes, 0, length, size - length);
+    const start = bytes.lastIndexOf("\n", -2) + 1;
+    const parsed = parseLine(bytes.subarray(start, -1));
+    return parsed.ok ? parsed.line.timeMs : undefined;
+  } finally {
+    await file.close();
+  }
+}
+
+/** The segments before `current` whose last line is older than `beforeMs`. The first that is not ends the search. */
+export async function findExpired(folder: string, current: number, beforeMs: number): Promise<Expired> {
+  const { segments } = await listSegments(folder);
+  const expired: number[] = [];
+  let prunedEntries = 0;
+  let byteLength = 0;
+  for (const { number, hasLines, hasLeaves } of segments) {
+    if (number >= current || !hasLeaves) break;
+    if (hasLines) {
+      const path = join(folder, segmentFile(number, "jsonl"));
+      const timeMs = await lastTimeOf(path);
+      if (timeMs === undefined || timeMs >= beforeMs) break;
+      expired.push(number);
+      byteLength += (await promises.stat(path)).size;
+    }
+    prunedEntries += (await promises.stat(join(folder, segmentFile(number, "leaves")))).size / NODE_BYTES;
+  }
+  return { segments: expired, prunedEntries, byteLength };
+}
