@@ -177,9 +177,9 @@ async function quickstart() {
     announce("vram try --tamper model.safetensors\n");
     // Emulation is asked for by name, so that what is said below holds on a machine with a GPU, too.
     process.env.VRAM_BACKEND = "emulated";
-    const { code } = await runProgram(process.execPath, ["dist/cli/bin.js", "try", "--tamper", model], {
-      stdin: "inherit",
-    });
+    // Lines for people, also where the output is collected in a file.
+    const command = ["dist/cli/bin.js", "try", "--tamper", "--log-format", "text", model];
+    const { code } = await runProgram(process.execPath, command, { stdin: "inherit" });
     if (code !== 0) throw new StepFailed(`vram try ended with exit ${code}`, code);
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -98,10 +98,17 @@ export const ERROR_TABLE = {
     "the worker of this device is stopped since a verification failed",
     "find out why, then call `resume` with the reason",
   ),
+  STATE_BUSY: row(
+    "another process uses the state directory",
+    "wait for it or stop it, or use a state directory of your own",
+    { retriable: true },
+  ),
   STATE_INVALID: row("the state directory cannot be used as it is", "the message names the file; mend or remove it"),
-  AUDIT_UNAVAILABLE: row("the entry could not be recorded, so the operation was undone", "mend the journal's reader", {
-    retriable: true,
-  }),
+  AUDIT_UNAVAILABLE: row(
+    "the entry could not be recorded, so the operation was undone",
+    "make room on the disk of the state directory, or mend it; `vram audit verify` checks what is there",
+    { retriable: true },
+  ),
   ABORTED: row("the caller asked to stop", "nothing was left behind; run it again when wanted", { retriable: true }),
   CLOSED: row("the object was used after it was closed", "open a new one"),
   INTERNAL: row("an assumption of this program did not hold", "please report it with the message"),

@@ -137,6 +137,16 @@ export function addressOf(bytes: Uint8Array): bigint {
   return koffi.address(bytes);
 }
 
+const LOCK_EX_NB = 2 | 4;
+
+/**
+ * `flock(fd, LOCK_EX | LOCK_NB)`: whether this open file is ours alone now. It stays so until it is closed, and the
+ * kernel closes it for a process that dies.
+ */
+export function lockFile(fd: number): boolean {
+  return openLibrary("libc.so.6").bind({ flock: "int flock(int fd, int operation)" }).flock(fd, LOCK_EX_NB) === 0;
+}
+
 const F_SETFD = 2;
 const FD_CLOEXEC = 1;
 

@@ -41,6 +41,8 @@ export { type ErrorCode, type ErrorDetails, VramError } from "./errors.ts";
 export { DIGEST_ALGORITHM, formatDigest, type NamedDigest, parseDigest } from "./hash/descriptor.ts";
 export type { Entry } from "./journal/entry.ts";
 export type { JournalReader } from "./journal/journal.ts";
+export { withCorrelation } from "./journal/scope.ts";
+export { createMetrics, type Metrics } from "./metrics/metrics.ts";
 export type { VramOptions } from "./open.ts";
 export type { EvictResult } from "./residency/evict.ts";
 export type { Capacity } from "./residency/ledger.ts";

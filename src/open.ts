@@ -2,6 +2,7 @@
  * Composition: from options to a system with its workers. On failure everything opened so far is closed again.
  */
 import { randomBytes } from "node:crypto";
+import type { OpenFile } from "./audit/durable.ts";
 import { type EmulatedMachine, openBackend } from "./backend.ts";
 import { toHex } from "./bytes.ts";
 import { type Clock, systemClock } from "./clock.ts";
@@ -24,6 +25,7 @@ import { openHashPool } from "./hash/pool.ts";
 import { createJournal, type Journal, type JournalReader } from "./journal/journal.ts";
 import { LIMITS } from "./limits.ts";
 import { checkVramOptions } from "./options.ts";
+import { type AuditOptions, attachAuditLog, recordEnd, recordStart } from "./recording.ts";
 import { POLICY_WITH_MPS, policyDigest, VRAM_ONLY_POLICY } from "./residency/policy.ts";
 import { createRegistry } from "./residency/registry.ts";
 import { createMemoryState, openStateDirectory, type StateStore } from "./residency/state.ts";
@@ -56,12 +58,16 @@ export interface VramOptions {
   readonly cudaLibrary?: string;
   /** Another NVML library than the loader's `libnvidia-ml.so.1`. */
   readonly nvmlLibrary?: string;
+  /** How the audit log in `stateDir` is kept. Without a state directory there is none. */
+  readonly audit?: AuditOptions;
   /** Readers of the journal from its first entry on. */
   readonly readers?: readonly JournalReader[];
 }
 
 /** What only tests supply. */
 export interface TestOptions {
+  /** The disk of the audit log. */
+  readonly auditFiles?: OpenFile;
   readonly clock?: Clock;
   readonly fs?: FileSystem;
   readonly faults?: EmulatedFaults;
@@ -80,6 +86,8 @@ export interface OpenSystem {
   readonly devices: readonly LocalDevice[];
   readonly driver: CudaDriver;
   readonly decision: BackendDecision;
+  /** The audit log's public key; absent where there is no log. */
+  readonly logKey?: string;
   close(): Promise<void>;
 }
 
@@ -90,10 +98,10 @@ function reporter(journal: Journal): ReleaseFailureReporter {
 function createSystem(
   options: VramOptions,
   test: TestOptions,
-  journal: Journal,
-  state: StateStore,
+  shared: { readonly journal: Journal; readonly state: StateStore; readonly instanceId: string },
   backend: Backend,
 ): System {
+  const { journal, state, instanceId } = shared;
   const policy = options.allowMps === true ? POLICY_WITH_MPS : VRAM_ONLY_POLICY;
   let sequence = 0;
   return {
@@ -104,7 +112,7 @@ function createSystem(
     policy,
     policyDigest: policyDigest(policy),
     setKey: deriveKey(state.rootKey, "set", backend, ""),
-    instanceId: toHex(randomBytes(16)),
+    instanceId,
     nextSequence: () => {
       sequence += 1;
       return sequence;
@@ -163,15 +171,20 @@ export async function openSystem(given: VramOptions, test: TestOptions = {}): Pr
   const decision = chooseBackend(wishOf(options), traces);
   const report = reporter(journal);
   const undo = new UndoStack(report);
+  const instanceId = toHex(randomBytes(16));
   try {
     const state = options.stateDir === undefined ? createMemoryState() : await openStateDirectory(options.stateDir);
+    undo.defer("state directory", () => state.close());
+    const { stateDir, audit } = options;
+    const openFile = test.auditFiles === undefined ? {} : { openFile: test.auditFiles };
+    const log = await attachAuditLog(journal, { stateDir, audit, clock, instanceId, ...openFile }, undo);
     const pool = openHashPool(options.hashThreads);
     undo.defer("hash pool", () => pool.close());
     const machine = machineOf(options, test, state);
     const { driver, monitor, kernelImage, uuids } = await openBackend(decision, machine, options, pool, undo);
     if (decision.backend === "cuda" && test.traces === undefined) requireRealDriver(options.libraryPath);
     await state.bind(decision.backend, uuids);
-    const system = createSystem(options, test, journal, state, decision.backend);
+    const system = createSystem(options, test, { journal, state, instanceId }, decision.backend);
     const devices: LocalDevice[] = [];
     const workers: Worker[] = [];
     for (const ordinal of uuids.keys()) {
@@ -193,8 +206,14 @@ export async function openSystem(given: VramOptions, test: TestOptions = {}): Pr
       devices.push(device);
       workers.push(await openWorker(system, device, options.headroomBytes));
     }
-    return { system, workers, devices, driver, decision, close: () => undo.unwind() };
+    await recordStart(system, workers, kernelImage);
+    const close = async (): Promise<void> => {
+      await recordEnd(journal);
+      await undo.unwind();
+    };
+    return { system, workers, devices, driver, decision, close, ...(log === undefined ? {} : { logKey: log.vkey }) };
   } catch (error) {
+    await recordEnd(journal, error);
     await undo.unwind();
     throw error;
   }

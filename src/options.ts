@@ -42,6 +42,13 @@ const vramOptions = z.strictObject({
   libraryPath: z.string().optional(),
   cudaLibrary: path.optional(),
   nvmlLibrary: path.optional(),
+  audit: z
+    .strictObject({
+      mode: z.enum(["required", "best-effort", "off"]).optional(),
+      retentionDays: z.int().min(1).max(36_500).optional(),
+      maxBytes: bytes(LIMITS.auditSegmentBytes).optional(),
+    })
+    .optional(),
   readers: z.array(z.custom(isReader, "must be a journal reader")).optional(),
 });
 

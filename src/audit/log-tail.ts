@@ -7,7 +7,7 @@ import { promises } from "node:fs";
 import { join } from "node:path";
 import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
-import { listSegments, openRegular, segmentFile } from "./segments.ts";
+import { listSegments, openFile, segmentFile } from "./segments.ts";
 
 const LF = 0x0a;
 
@@ -31,7 +31,7 @@ type FromBehind = { readonly offset: number } | { readonly lineCount: number };
 
 /** Goes back over `count` + 1 line feeds: the last lines begin behind the one that was found last. */
 async function lookBack(path: string, count: number): Promise<FromBehind> {
-  const file = await openRegular(path);
+  const file = await openFile(path);
   try {
     const piece = Buffer.alloc(PIECE_BYTES);
     let lineCount = 0;
@@ -82,7 +82,7 @@ interface Following {
 /** Bytes of the segment from the place on, at most 1 MiB; none if there is no such segment yet. */
 async function readPiece({ folder, place }: Following): Promise<Uint8Array> {
   const path = join(folder, segmentFile(place.segment, "jsonl"));
-  const file = await openRegular(path);
+  const file = await openFile(path);
   try {
     if ((await file.stat()).size < place.offset) {
       throw new VramError("STATE_INVALID", `${path}: became shorter than what was read of it`, {

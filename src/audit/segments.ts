@@ -58,7 +58,7 @@ export async function listSegments(folder: string): Promise<Segments> {
 }
 
 /** Opens a regular file, following no last link and waiting for nothing. */
-async function openFile(path: string): Promise<promises.FileHandle> {
+export async function openFile(path: string): Promise<promises.FileHandle> {
   try {
     const file = await promises.open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     if ((await file.stat()).isFile()) return file;

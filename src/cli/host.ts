@@ -17,6 +17,8 @@ export interface Host {
   /** Width of the terminal, in columns. */
   readonly columns: number;
   readonly signal: AbortSignal;
+  /** Fires when a write has shown that nobody takes our data any more. */
+  readonly outEnded?: AbortSignal;
   /** Whether data could not be written, other than to a reader that went away. */
   outFailed?(): boolean;
 }
@@ -49,8 +51,10 @@ export function processHost(): Host {
   let stop: AbortController | undefined;
   // Whoever read our output went away, or it cannot be written: the command still finishes, and its verdict stands.
   let unwritable = false;
+  const outEnded = new AbortController();
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code !== "EPIPE") unwritable = true;
+    outEnded.abort();
   });
   process.stderr.on("error", () => undefined);
   return {
@@ -66,6 +70,7 @@ export function processHost(): Host {
       stop ??= stopOnSignals();
       return stop.signal;
     },
+    outEnded: outEnded.signal,
     outFailed: () => unwritable,
   };
 }

@@ -1,20 +1,43 @@
 /** The command line: parse, run one command, turn what is thrown into words and an exit code. */
 import { Command, CommanderError, Option } from "commander";
 import { toVramError, VramError } from "../errors.ts";
+import { VERSION } from "../version.ts";
+import { addAuditCommands } from "./audit-commands.ts";
+import type { Add, CommonOptions, Run } from "./command.ts";
 import { EXIT, exitCodeFor } from "./exit.ts";
 import { type Host, printError } from "./host.ts";
 import { printJson } from "./json.ts";
-import { VERSION } from "./version.ts";
-
-type Run<Options> = (host: Host, files: readonly string[], options: Options) => Promise<number>;
-
-interface CommonOptions {
-  readonly json?: true;
-}
+import { addNarrationOptions } from "./narration.ts";
 
 const backendOption = (): Option =>
   new Option("--backend <backend>", "which device answers").choices(["auto", "cuda", "emulated"]);
 const stateOption = (): Option => new Option("--state-dir <dir>", "keep keys and worker states there");
+
+/** How commands of `program` are declared; the exit code of the one that runs goes to `done`. */
+function createAdd(program: Command, host: Host, done: (code: number) => void): Add {
+  return (name, description, examples, run: Run<never>, { group, jsonLines } = {}) =>
+    (group ?? program)
+      .command(name)
+      .description(description)
+      .option("--json", jsonLines ?? "print one JSON document")
+      .addHelpText("before", `Examples:\n${examples.map((example) => `  $ ${example}\n`).join("")}`)
+      .action(async (...args: unknown[]) => {
+        // commander passes the declared argument, if there is one, then the options, then the command.
+        const words = args.length === 3 ? [args[0] ?? []].flat() : [];
+        const options = args.at(-2) as CommonOptions;
+        try {
+          done(await run(host, words as string[], options as never));
+        } catch (thrown) {
+          const document = [group?.name(), name].filter((word) => word !== undefined).join("-");
+          if (options.json === true && jsonLines === undefined) {
+            printJson(host, document, { ok: false, error: toVramError(thrown) });
+          } else {
+            printError(host, thrown);
+          }
+          done(exitCodeFor(thrown));
+        }
+      });
+}
 
 function commands(host: Host, done: (code: number) => void): Command {
   const program = new Command("vram")
@@ -24,30 +47,7 @@ function commands(host: Host, done: (code: number) => void): Command {
     .exitOverride()
     .configureOutput({ writeOut: (text) => host.out(text), writeErr: (text) => host.err(text) });
 
-  const add = <Options extends CommonOptions>(
-    name: string,
-    description: string,
-    examples: readonly string[],
-    run: Run<Options>,
-  ): Command =>
-    program
-      .command(name)
-      .description(description)
-      .option("--json", "print one JSON document")
-      .addHelpText("before", `Examples:\n${examples.map((example) => `  $ ${example}\n`).join("")}`)
-      .action(async (...args: unknown[]) => {
-        // commander passes the declared arguments, then the options, then the command.
-        const files = Array.isArray(args[0]) ? (args[0] as string[]) : [];
-        const options = (args.length === 3 ? args[1] : args[0]) as Options;
-        try {
-          done(await run(host, files, options));
-        } catch (thrown) {
-          if (options.json === true) printJson(host, name, { ok: false, error: toVramError(thrown) });
-          else printError(host, thrown);
-          done(exitCodeFor(thrown));
-        }
-      });
-
+  const add = createAdd(program, host, done);
   add(
     "digest",
     "Digest files with fs-verity (SHA-256, 4096-byte blocks), as `fsverity digest` does.",
@@ -59,7 +59,7 @@ function commands(host: Host, done: (code: number) => void): Command {
     .option("--salt <hex>", "salt of 1 to 32 bytes, as fsverity digest --salt takes it")
     .option("--check <sums>", "check the digests listed in this file");
 
-  add(
+  const tried = add(
     "try",
     "The whole journey in one process: seal, verify, tamper, catch, evict.",
     ["vram try model.safetensors", "vram try --tamper model.gguf", "vram try --expect fsverity:HEX model.safetensors"],
@@ -79,6 +79,7 @@ function commands(host: Host, done: (code: number) => void): Command {
     )
     .addOption(stateOption())
     .addOption(backendOption());
+  addNarrationOptions(tried);
 
   add(
     "doctor",
@@ -89,6 +90,7 @@ function commands(host: Host, done: (code: number) => void): Command {
     .addOption(stateOption())
     .addOption(backendOption());
 
+  addAuditCommands(program, add);
   return program;
 }
 

@@ -1,16 +1,17 @@
 /**
- * The state directory: what must survive a restart. `root.key` (0600, 64 hex digits), and `state.json`: backend, device
+ * The state directory: what must survive a restart. One process has it at a time (`lock`). `root.key` (0600, 64 hex digits), and `state.json`: backend, device
  * UUIDs, and which workers are stopped. Writes are atomic: a temporary file, fsync, rename, fsync of the directory.
  * Without a directory the same state lives in memory and ends with the process.
  */
 import type { KeyObject } from "node:crypto";
-import { existsSync, promises } from "node:fs";
+import { constants, existsSync, promises } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import type { Backend } from "../cuda/driver.ts";
 import { Mutex } from "../dispose.ts";
 import { VramError } from "../errors.ts";
-import { createFile, isSystemError, readPrivate, replaceFile } from "../files.ts";
+import { lockFile } from "../ffi.ts";
+import { createFile, isSystemError, readPrivate, removeTemporary, replaceFile } from "../files.ts";
 import { createRootKey, readRootKey, writeRootKey } from "../seal/key.ts";
 
 export interface StoppedWorker {
@@ -29,6 +30,8 @@ export interface StateStore {
   stopped(deviceUuid: string): StoppedWorker | undefined;
   /** Records that a worker is stopped, or (undefined) that it runs again. Durable when it returns. */
   setStopped(deviceUuid: string, stopped: StoppedWorker | undefined): Promise<void>;
+  /** Lets another process have the directory. */
+  close(): Promise<void>;
 }
 
 /** Of what could be a root key: 64 digits, and as much again to say that it is not one. */
@@ -62,7 +65,7 @@ async function makeDirectory(directory: string): Promise<void> {
 }
 
 /** Opens or makes the directory; it must be ours and closed to others. */
-async function requirePrivateDirectory(directory: string): Promise<void> {
+export async function requirePrivateDirectory(directory: string): Promise<void> {
   await makeDirectory(resolve(directory)).catch((cause: unknown) => {
     throw invalid(`${directory}: the state directory cannot be made`, cause);
   });
@@ -128,10 +131,10 @@ function requireSameBinding(file: StateFile, backend: Backend, deviceUuids: read
   }
 }
 
-/** How a state is kept: read again before each change, so that two processes do not undo each other's stop. */
+/** How a state is kept. */
 interface Keeping {
-  readonly read: () => Promise<StateFile | undefined>;
   readonly save: (file: StateFile) => Promise<void>;
+  readonly close: () => Promise<void>;
 }
 
 function store(rootKey: KeyObject, initial: StateFile | undefined, keeping: Keeping): StateStore {
@@ -153,27 +156,63 @@ function store(rootKey: KeyObject, initial: StateFile | undefined, keeping: Keep
     // One at a time: of two devices that stop at once each keeps the other's stop.
     setStopped: (deviceUuid, stopped) =>
       changing.run(async () => {
-        const current = (await keeping.read()) ?? file;
+        const current = file;
         if (current === undefined) throw new VramError("INTERNAL", "the state is bound before a worker stops");
         const others = Object.entries(current.stopped).filter(([uuid]) => uuid !== deviceUuid);
         const next = stopped === undefined ? others : [...others, [deviceUuid, stopped] as const];
         file = { ...current, stopped: Object.fromEntries(next) };
         await keeping.save(file);
       }),
+    close: keeping.close,
   };
 }
 
 /** State in memory: a fresh root key, gone with the process. */
 export function createMemoryState(): StateStore {
-  return store(createRootKey(), undefined, { read: async () => undefined, save: async () => undefined });
+  return store(createRootKey(), undefined, { save: async () => undefined, close: async () => undefined });
 }
 
-/** State in a directory, which is made if it does not exist. */
+/**
+ * Takes the directory for this process: two writers would break the audit log and undo each other's stops. The lock is
+ * the kernel's and ends with the process; the pid in the file is for people.
+ */
+async function lockDirectory(directory: string): Promise<promises.FileHandle> {
+  const path = join(directory, "lock");
+  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
+  const file = await promises.open(path, flags, 0o600).catch((cause: unknown) => {
+    throw invalid(`${path}: cannot be made`, cause);
+  });
+  if (lockFile(file.fd)) {
+    await file.truncate(0);
+    await file.write(`${process.pid}\n`, 0);
+    return file;
+  }
+  const holder = Number.parseInt(await file.readFile("utf8").finally(() => file.close()), 10);
+  throw new VramError("STATE_BUSY", `${directory}: in use by process ${holder}`, { details: { pid: holder } });
+}
+
+/** State in a directory, which is made if it does not exist. No other process has it until it is closed. */
 export async function openStateDirectory(directory: string): Promise<StateStore> {
   await requirePrivateDirectory(directory);
-  const rootKey = await loadRootKey(directory);
-  return store(rootKey, await readStateFile(directory), {
-    read: () => readStateFile(directory),
+  const lock = await lockDirectory(directory);
+  try {
+    await removeTemporary(directory);
+    const rootKey = await loadRootKey(directory);
+    return keptIn(directory, rootKey, await readStateFile(directory), lock);
+  } catch (error) {
+    await lock.close();
+    throw error;
+  }
+}
+
+function keptIn(
+  directory: string,
+  rootKey: KeyObject,
+  file: StateFile | undefined,
+  lock: promises.FileHandle,
+): StateStore {
+  return store(rootKey, file, {
+    close: () => lock.close(),
     save: async (next) => {
       const path = join(directory, "state.json");
       await replaceFile(path, `${JSON.stringify(next, null, 2)}\n`).catch((cause: unknown) => {

@@ -8,7 +8,7 @@ import { describe, expect, it } from "vitest";
 import type { VramError } from "../../src/errors.ts";
 import { fakeCuda, whyNoFakeCuda } from "../helpers/fake-cuda.ts";
 import { type FakeLog, fakeLog, type Native, openNative, reconfigureFake, runNative } from "../helpers/native.ts";
-import { codeOf, MIB, randomFile } from "../helpers/vram.ts";
+import { codeOf, lastDurable, MIB, randomFile } from "../helpers/vram.ts";
 
 const SIZE = 2 * MIB + 5;
 /** Calls of a verification by which a fault can surface, each with what it is called in `src/cuda/driver.ts`. */
@@ -70,7 +70,7 @@ async function expectLost({ vram, entries, path }: Native & { path: string }, co
   expect(await codeOf(vram.seal(path, { name: "n" }))).toBe("DEVICE_LOST");
   expect(await codeOf(vram.capacity())).toBe("DEVICE_LOST");
   expect(await vram.evict("m")).toMatchObject({ zeroed: false, record: { state: "evicted" } });
-  expect(entries.at(-1)).toMatchObject({ type: "vram_deallocated", zeroed: false });
+  expect(lastDurable(entries)).toMatchObject({ type: "vram_deallocated", zeroed: false });
   expect(vram.list()).toEqual([]);
 }
 

@@ -6,7 +6,7 @@ import type { VramError } from "../../src/errors.ts";
 import type { Entry } from "../../src/journal/entry.ts";
 import { fakeCuda, whyNoFakeCuda } from "../helpers/fake-cuda.ts";
 import { amountOf, fakeLog, openNative, reconfigureFake, runNative } from "../helpers/native.ts";
-import { codeOf, MIB, randomFile } from "../helpers/vram.ts";
+import { codeOf, lastDurable, MIB, randomFile } from "../helpers/vram.ts";
 
 const errorOf = (task: Promise<unknown>): Promise<VramError> =>
   task.then(
@@ -99,7 +99,7 @@ describe.skipIf(fakeCuda() === undefined)(`the policy for allocations of the nat
     const error = await errorOf(vram.seal(path));
     expect(error).toMatchObject({ code: "POLICY_VIOLATION", details: { violations: [{ rule }] } });
     expect(entries.find((entry) => entry.type === "policy_violation")).toMatchObject({ rule });
-    expect(entries.at(-1)).toMatchObject({ type: "vram_deallocated", because: "undone", zeroed: true });
+    expect(lastDurable(entries)).toMatchObject({ type: "vram_deallocated", because: "undone", zeroed: true });
     expect(vram.list()).toEqual([]);
     expect(await vram.capacity()).toEqual(before);
     reconfigureFake({});

@@ -12,7 +12,7 @@ import { fakeCuda, whyNoFakeCuda } from "../helpers/fake-cuda.ts";
 import { buildSafetensors } from "../helpers/model-files.ts";
 import { everyValueOf, fakeLog, openNative } from "../helpers/native.ts";
 import { digestOf } from "../helpers/reference.ts";
-import { codeOf, MIB, openSmall, randomFile, temporaryFolder } from "../helpers/vram.ts";
+import { codeOf, lastDurable, MIB, openSmall, randomFile, temporaryFolder } from "../helpers/vram.ts";
 
 const KIB = 1024;
 const SALT = "5a17".repeat(8);
@@ -161,7 +161,7 @@ describe.skipIf(fakeCuda() === undefined)(`a journey over the native driver${why
     for (const seal of [first.seal, copied]) {
       const error = await errorOf(vram.verify("b", { seal }));
       expect(error).toMatchObject({ code: "SEAL_REFUSED", message: "the seal was refused" });
-      expect(entries.at(-1)).toMatchObject({ type: "seal_refused", reason: "key", device: { ordinal: 1 } });
+      expect(lastDurable(entries)).toMatchObject({ type: "seal_refused", reason: "key", device: { ordinal: 1 } });
     }
     expect(await vram.verify("b", { seal: second.seal })).toMatchObject({ basis: "measured" });
     expect(await vram.verify("a", { seal: first.seal })).toMatchObject({ basis: "measured" });

@@ -7,14 +7,15 @@ import { codeOf, MIB, openSmall, randomFile, temporaryFolder } from "../helpers/
 
 const BIN = fileURLToPath(new URL("../../dist/cli/bin.js", import.meta.url));
 
-/** Starts `vram try --tamper` and kills it with SIGKILL as soon as it has printed `word`. */
+/** Starts `vram try --tamper` and kills it with SIGKILL as soon as it has told `word`. */
 async function killAt(word: string, stateDir: string, path: string): Promise<void> {
-  const child: ChildProcess = spawn(process.execPath, [BIN, "try", "--tamper", "--state-dir", stateDir, path], {
-    stdio: ["ignore", "pipe", "inherit"],
+  const command = ["try", "--tamper", "--log-format", "text", "--state-dir", stateDir, path];
+  const child: ChildProcess = spawn(process.execPath, [BIN, ...command], {
+    stdio: ["ignore", "inherit", "pipe"],
     env: { ...process.env, VRAM_BACKEND: "emulated", VRAM_EMULATED_BYTES: String(128 * MIB), VRAM_HASH_THREADS: "0" },
   });
   let text = "";
-  child.stdout?.on("data", (chunk: Buffer) => {
+  child.stderr?.on("data", (chunk: Buffer) => {
     text += chunk.toString();
     if (text.includes(`  ${word}`)) child.kill("SIGKILL");
   });

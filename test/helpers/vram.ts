@@ -52,6 +52,10 @@ export async function randomFile(byteLength: number, name = "model.bin"): Promis
   return { path, bytes };
 }
 
+/** The last entry that is kept: what comes behind it are figures, and how the operation ended. */
+export const lastDurable = (entries: readonly Entry[]): Entry | undefined =>
+  entries.findLast((entry) => entry.durability === "durable");
+
 /** The code of the `VramError` that `task` ends with. */
 export async function codeOf(task: Promise<unknown>): Promise<string> {
   const error = await task.then(

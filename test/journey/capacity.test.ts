@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import type { Tenant } from "../../src/cuda/monitor.ts";
 import type { VramError } from "../../src/errors.ts";
 import { createFaultPlan } from "../../src/testing.ts";
-import { codeOf, MIB, openSmall, randomFile } from "../helpers/vram.ts";
+import { codeOf, lastDurable, MIB, openSmall, randomFile } from "../helpers/vram.ts";
 
 describe("capacity", () => {
   it("[VR-MEM-04] accounts for every byte: total, used, free, reserved, headroom, unreclaimed", async () => {
@@ -68,7 +68,7 @@ describe("capacity", () => {
     expect(error.details).toMatchObject({ bytesNeeded: 30 * MIB, bytesAvailable: bytesFree, tenants });
     expect(error.message).toContain("python3 train.py (pid 4242)");
     expect(open.driver.emulation.allocations()).toHaveLength(allocations);
-    expect(entries.at(-1)).toMatchObject({
+    expect(lastDurable(entries)).toMatchObject({
       type: "vram_allocation_failed",
       bytesNeeded: 30 * MIB,
       code: "OUT_OF_VRAM",
@@ -127,7 +127,7 @@ describe("freeing", () => {
     });
     expect(await codeOf(vram.evict(record.shardId))).toBe("SHARD_NOT_FOUND");
     expect(await open.devices[0]?.free(allocationId)).toEqual({ zeroed: false, reason: "it was freed before" });
-    expect(entries.at(-1)).toMatchObject({ type: "vram_deallocated", zeroed: true, because: "evicted" });
+    expect(lastDurable(entries)).toMatchObject({ type: "vram_deallocated", zeroed: true, because: "evicted" });
 
     const second = await vram.seal(path);
     faults.reset();

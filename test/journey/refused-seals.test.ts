@@ -16,8 +16,9 @@ async function refusal(system: Recorded, name: string, presented: unknown) {
     (thrown: unknown) => thrown,
   );
   const message = error instanceof Error ? error.message : "accepted";
-  const entry = system.entries.slice(before).find((one) => one.type === "seal_refused");
-  return { message, reason: entry?.reason, appended: system.entries.length - before };
+  const appended = system.entries.slice(before).filter((one) => one.durability === "durable");
+  const entry = appended.find((one) => one.type === "seal_refused");
+  return { message, reason: entry?.reason, appended: appended.length };
 }
 
 /** Another value of the same kind. */

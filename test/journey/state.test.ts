@@ -46,7 +46,13 @@ describe("the state directory", () => {
     await (await openSmall({ stateDir })).vram.close();
     await rm(join(stateDir, "root.key"));
     expect(await codeOf(openSmall({ stateDir }))).toBe("STATE_INVALID");
-    expect(await readdir(stateDir)).toEqual(["state.json"]);
+    expect((await readdir(stateDir)).sort()).toEqual([
+      "audit",
+      "audit-epoch.key",
+      "audit-log.key",
+      "lock",
+      "state.json",
+    ]);
     await mkdir(join(stateDir, "root.key"), { mode: 0o700 });
     expect(await codeOf(openSmall({ stateDir }))).toBe("STATE_INVALID");
   });
@@ -64,7 +70,8 @@ describe("the state directory", () => {
   it("[VR-SEAL-03] root.key is exactly 64 hex digits, private, and made whole or not at all", async () => {
     const stateDir = join(await temporaryFolder(), "state");
     await (await openSmall({ stateDir })).vram.close();
-    expect((await readdir(stateDir)).sort()).toEqual(["root.key", "state.json"]);
+    const files = ["audit", "audit-epoch.key", "audit-log.key", "lock", "root.key", "state.json"];
+    expect((await readdir(stateDir)).sort()).toEqual(files);
     expect((await stat(stateDir)).mode & 0o777).toBe(0o700);
     const key = await readFile(join(stateDir, "root.key"), "utf8");
     for (const text of ["", key.slice(1), `${key}\n`, `${key.slice(0, 63)}g`]) {
@@ -75,18 +82,27 @@ describe("the state directory", () => {
     expect(await codeOf((await openSmall({ stateDir })).vram.capacity())).toContain("no error");
   });
 
-  it("two processes on one state do not undo each other's stop", async () => {
+  it("a second opener is refused with the pid of the first, and let in when that one is closed", async () => {
+    const stateDir = join(await temporaryFolder(), "state");
+    const first = await openSmall({ stateDir });
+    const error = await errorOf(openSmall({ stateDir }));
+    expect(error).toMatchObject({ code: "STATE_BUSY", details: { pid: process.pid }, retriable: true });
+    expect(error.message).toContain(`process ${process.pid}`);
+    expect(await codeOf(first.vram.capacity()), "the first is not disturbed").toContain("no error");
+    await first.vram.close();
+    expect(await codeOf((await openSmall({ stateDir })).vram.capacity())).toContain("no error");
+  });
+
+  it("workers that stop one after the other stay stopped over restarts", async () => {
     const stateDir = join(await temporaryFolder(), "state");
     const { path } = await randomFile(MIB);
     const options = { stateDir, emulated: { devices: 2, byteLength: 128 * MIB } };
-    const [a, b] = [await openSmall(options), await openSmall(options)];
-    for (const [system, device] of [
-      [a, 0],
-      [b, 1],
-    ] as const) {
+    for (const device of [0, 1]) {
+      const system = await openSmall(options);
       await system.vram.seal(path, { name: "m", device });
       await system.flipBit("m", 1, 1);
-      await codeOf(system.vram.verify("m"));
+      expect(await codeOf(system.vram.verify("m"))).toBe("MEASUREMENT_MISMATCH");
+      await system.vram.close();
     }
     expect((await openSmall(options)).vram.devices().map((device) => device.state)).toEqual(["stopped", "stopped"]);
   });

@@ -1,17 +1,16 @@
 /**
- * `vram try`: the whole journey in one process, told as it happens. With `--tamper` one bit is flipped in VRAM through a
+ * `vram try`: the whole journey in one process; its story is the narration, on the talk output. With `--tamper` one bit is flipped in VRAM through a
  * writable alias, and the command succeeds only if the next verification catches it. Whatever happens, nothing stays
  * resident; without `--state-dir` nothing stays at all.
  */
 
 import type { Vram } from "../../api.ts";
-import { formatBytes, printable } from "../../bytes.ts";
+import { formatBytes } from "../../bytes.ts";
 import type { Backend } from "../../cuda/driver.ts";
 import type { BackendChoice } from "../../device/detect.ts";
 import { optionsFromEnvironment } from "../../environment.ts";
 import { toVramError, VramError } from "../../errors.ts";
-import type { Entry } from "../../journal/entry.ts";
-import type { JournalReader } from "../../journal/journal.ts";
+import { type Line, line } from "../../narrate/line.ts";
 import { type OpenSystem, openSystem } from "../../open.ts";
 import type { EvictResult } from "../../residency/evict.ts";
 import type { SealResult } from "../../residency/seal-model.ts";
@@ -22,12 +21,11 @@ import { flipShardBit } from "../../tamper.ts";
 import type { Damage, VerificationReport } from "../../verify/report.ts";
 import { createVram } from "../../vram.ts";
 import { EXIT, exitCodeFor } from "../exit.ts";
-import { colorsFor, type Host } from "../host.ts";
+import type { Host } from "../host.ts";
 import { printJson } from "../json.ts";
-import { createProgress } from "../progress.ts";
-import { type StoryLine, storyLine } from "../story.ts";
+import { type Narration, type NarrationOptions, openNarration } from "../narration.ts";
 
-export interface TryOptions {
+export interface TryOptions extends NarrationOptions {
   readonly json?: true;
   readonly tamper?: true;
   readonly expect?: string;
@@ -59,7 +57,7 @@ interface Stage {
   readonly host: Host;
   readonly vram: Vram;
   readonly open: OpenSystem;
-  say(line: StoryLine): void;
+  readonly narration: Narration;
 }
 
 const SUBSTITUTED_WARNING = "SUBSTITUTED driver library: nothing measured here is evidence about a GPU";
@@ -71,22 +69,9 @@ function warningOf(backend: Backend): string | undefined {
   return backend === "emulated" ? EMULATED_WARNING : SUBSTITUTED_WARNING;
 }
 
-/** Tells the story on the data output; in JSON mode only collects what went wrong on the way. */
-function narrator(host: Host, json: boolean): { say: Stage["say"]; reader: JournalReader } {
-  const colors = colorsFor(host, host.outIsTerminal);
-  const progress = createProgress(host);
-  const tones = { plain: (text: string) => text, good: colors.green, bad: colors.red };
-  const say = ({ word, sentence, tone }: StoryLine): void => {
-    progress.clear();
-    if (!json) host.out(`  ${tones[tone](word.padEnd(11))}${sentence}\n`);
-  };
-  const accept = (entry: Entry): void => {
-    if (entry.type === "upload_progressed") progress.update(entry.name, entry.bytesDone, entry.bytesTotal);
-    const line = storyLine(entry);
-    if (line !== undefined) say(line);
-  };
-  return { say, reader: { required: false, accept } };
-}
+/** A line of the command itself; the journal has the others. */
+const say = (action: string, word: string, target: string, human: string, extra?: Parameters<typeof line>[3]): Line =>
+  line(["command", action, word], target, human, extra);
 
 /** Where to hit: the middle of the largest tensor, or of the file when it has none. */
 function chooseTarget(open: OpenSystem, shardId: string): { offset: number; bit: number; tensor?: string } {
@@ -104,11 +89,8 @@ async function tamper(stage: Stage, sealed: SealResult): Promise<Tampering> {
   const target = chooseTarget(stage.open, shardId);
   await flipShardBit(stage.open, shardId, target.offset, target.bit);
   const where = target.tensor === undefined ? "" : `, in ${target.tensor}`;
-  stage.say({
-    word: "tampered",
-    sentence: printable(`bit ${target.bit} of byte ${target.offset} flipped in VRAM${where}`),
-    tone: "plain",
-  });
+  const flipped = `bit ${target.bit} of byte ${target.offset} flipped in VRAM${where}`;
+  stage.narration.tell(say("tamper", "tampered", sealed.record.name, flipped));
   try {
     await stage.vram.verify(shardId, { seal: sealed.seal });
   } catch (thrown) {
@@ -117,28 +99,28 @@ async function tamper(stage: Stage, sealed: SealResult): Promise<Tampering> {
     const damage = error.details["damage"];
     if (!isDamage(damage)) throw error;
     const named = target.tensor === undefined || damage.tensors.includes(target.tensor);
-    for (const line of damageLines(damage)) stage.say(line);
+    for (const told of damageLines(sealed.record.name, damage)) stage.narration.tell(told);
     return { ...target, caught: named, damage };
   }
   return { ...target, caught: false };
 }
 
-function damageLines(damage: Damage): StoryLine[] {
-  const located = damage.blocks.slice(0, 4).map((block): StoryLine => {
+function damageLines(name: string, damage: Damage): Line[] {
+  const located = (human: string): Line => say("locate", "located", name, human, { level: "error", tone: "bad" });
+  const blocks = damage.blocks.slice(0, 4).map((block) => {
     const tensors = block.tensors.length === 0 ? "" : ` of ${block.tensors.join(", ")}`;
     const bytes = `${block.differing} of its bytes differ, first at ${block.byteOffsets[0] ?? "?"}`;
-    return { word: "located", sentence: printable(`4 KiB block at ${block.offset}${tensors}: ${bytes}`), tone: "bad" };
+    return located(`4 KiB block at ${block.offset}${tensors}: ${bytes}`);
   });
-  if (located.length > 0) return located;
-  return [
-    {
-      word: "located",
-      sentence: printable(
-        `to 512 KiB at ${damage.ranges.map((range) => range.offset).join(", ")} (${damage.because ?? ""})`,
-      ),
-      tone: "bad",
-    },
-  ];
+  if (blocks.length > 0) return blocks;
+  const ranges = damage.ranges.map((range) => range.offset).join(", ");
+  return [located(`to 512 KiB at ${ranges} (${damage.because ?? ""})`)];
+}
+
+function capacityLine(uuid: string, before: number, after: number): Line {
+  if (after === before) return say("compare_capacity", "capacity", uuid, `back at ${formatBytes(after)} free`);
+  const human = `${before} bytes free before, ${after} after`;
+  return say("compare_capacity", "capacity", uuid, human, { level: "error", tone: "bad" });
 }
 
 async function tryFile(stage: Stage, path: string, options: TryOptions): Promise<Tried> {
@@ -157,11 +139,7 @@ async function tryFile(stage: Stage, path: string, options: TryOptions): Promise
     evicted = await vram.evict(sealed.record.shardId);
     if (tampering?.caught === true) await vram.resume("vram try flipped this bit itself and caught it");
     const after = (await vram.capacity()).bytesFree;
-    stage.say({
-      word: "capacity",
-      sentence: after === before ? `back at ${formatBytes(after)}` : `${before} before, ${after} after`,
-      tone: after === before ? "plain" : "bad",
-    });
+    stage.narration.tell(capacityLine(sealed.record.device.uuid, before, after));
     return { path, sealed, verification, ...(tampering === undefined ? {} : { tampering }), evicted };
   } finally {
     if (evicted === undefined) await vram.evict(sealed.record.shardId).catch(() => undefined);
@@ -169,17 +147,18 @@ async function tryFile(stage: Stage, path: string, options: TryOptions): Promise
 }
 
 function conclude(stage: Stage, tried: readonly Tried[], options: TryOptions): number {
-  const { host, open } = stage;
+  const { host, open, narration } = stage;
+  narration.end();
   const missed = tried.filter((one) => one.tampering?.caught === false);
   const { backend } = open.decision;
   const evidence = warningOf(backend) ?? `measured on ${backend}`;
   if (options.json === true) {
     printJson(host, "try", { ok: missed.length === 0, backend: open.decision, evidence, files: tried });
   } else if (missed.length > 0) {
-    host.out(`\nNOT caught: a flipped bit passed verification in ${missed.map((one) => one.path).join(", ")}\n`);
+    host.out(`NOT caught: a flipped bit passed verification in ${missed.map((one) => one.path).join(", ")}\n`);
   } else {
     const caught = options.tamper === true ? " The flipped bit was caught and named." : "";
-    host.out(`\nSealed, verified and evicted.${caught}\n${evidence}.\n`);
+    host.out(`Sealed, verified and evicted.${caught}\n${evidence}.\n`);
   }
   return missed.length === 0 ? EXIT.ok : EXIT.mismatch;
 }
@@ -191,21 +170,25 @@ export async function runTry(host: Host, files: readonly string[], options: TryO
   if (members.length > 1 && (options.expect !== undefined || options.name !== undefined)) {
     throw new VramError("INVALID_ARGUMENT", "--expect and --name belong to a single file");
   }
-  const { say, reader } = narrator(host, json);
-  if (!json) host.out(`vram try\n\n`);
+  const narration = await openNarration(host, options);
+  narration.begin("vram try");
   const open = await openSystem({
     ...optionsFromEnvironment(host.env),
-    readers: [reader],
+    readers: [narration.reader],
     ...(options.stateDir === undefined ? {} : { stateDir: options.stateDir }),
     ...(options.backend === undefined ? {} : { backend: options.backend }),
   });
   const vram = createVram(open);
-  const stage: Stage = { host, vram, open, say };
+  const stage: Stage = { host, vram, open, narration };
   try {
     const warning = warningOf(open.decision.backend);
-    if (warning !== undefined) say({ word: "backend", sentence: warning, tone: "plain" });
+    if (warning !== undefined) {
+      narration.tell(say("warn_backend", "backend", open.decision.backend, warning, { level: "warn" }));
+    }
     const tried: Tried[] = [];
     for (const member of members) tried.push(await tryFile(stage, member, options));
+    // Told to its end before the verdict.
+    await vram.close();
     return conclude(stage, tried, options);
   } catch (thrown) {
     if (!json) throw thrown;

@@ -1,7 +1,7 @@
 /** The version of the package, read from the one place that states it. */
 import { readFileSync } from "node:fs";
 
-const manifest: unknown = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8"));
+const manifest: unknown = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8"));
 
 /** As in `package.json`. */
 export const VERSION: string =

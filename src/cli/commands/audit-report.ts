@@ -1,0 +1,116 @@
+/**
+ * The report of the verifier in words: the verdict, what is wrong and where, what was looked at, and what these files
+ * and keys cannot tell. The last part is no small print: a log that was put back as a whole looks sound.
+ */
+import { join } from "node:path";
+import type { EpochRange, LogReport, Problem } from "../../audit/log-report.ts";
+import { CHECKPOINT_FILE } from "../../audit/stored-checkpoints.ts";
+import { printable } from "../../bytes.ts";
+import { type Colors, colorsFor, type Host } from "../host.ts";
+import type { KeySource, Verified } from "./audit-verify.ts";
+
+/** `1 entry`, `17 entries`. */
+const count = (figure: number, one: string, many: string): string => `${figure} ${figure === 1 ? one : many}`;
+const entries = (figure: number): string => count(figure, "entry", "entries");
+
+/** `3`, `3 to 7`. */
+const span = (first: number, last: number): string => (first === last ? `${first}` : `${first} to ${last}`);
+
+const epochs = (ranges: readonly EpochRange[]): string => ranges.map(({ first, last }) => span(first, last)).join(", ");
+
+/** Where a problem is: `file` and `checkpoint` are about no entry. */
+function placeOf({ reason, seq, lastSeq }: Problem): string {
+  return reason === "file" || reason === "checkpoint" ? "no entry" : `seq ${span(seq, lastSeq)}`;
+}
+
+const PROBLEMS_SHOWN = 20;
+
+function problemLines({ firstBad, problems, problemsTotal, macs }: LogReport): string[] {
+  if (firstBad === undefined) return [];
+  const others = problems.filter((problem) => problem !== firstBad).slice(0, PROBLEMS_SHOWN);
+  const show = (problem: Problem): string => `${placeOf(problem)}: ${problem.reason}: ${problem.message}`;
+  const rest = problemsTotal - 1 - others.length;
+  const isForeign = firstBad.reason === "mac" && macs.linesChecked === 0;
+  return [
+    `    ${show(firstBad)}`,
+    ...(isForeign ? ["    no mac held at all: is the epoch key one of this log?"] : []),
+    ...(others.length > 0 ? ["  further"] : []),
+    ...others.map((problem) => `    ${show(problem)}`),
+    ...(rest > 0 ? [`    and ${rest} more`] : []),
+  ];
+}
+
+function verdictLine({ verdict, firstBad, entries: size }: LogReport, colors: Colors): string {
+  if (verdict === "intact") return `${colors.green("✓")} intact: nothing wrong was found in ${entries(size)}`;
+  const first = firstBad === undefined ? "" : `: first at ${placeOf(firstBad)}, ${firstBad.reason}`;
+  return `${colors.red("✗")} damaged${first}`;
+}
+
+/** Which macs were checked, with which key, and why the others could not be. */
+function macLines({ macs: { linesChecked, checked, unchecked } }: LogReport, source: KeySource): [string, string][] {
+  const key =
+    source.from === "none"
+      ? `no key: ${source.because}`
+      : `key of epoch ${source.epoch}, ${source.from === "state" ? "the state's own" : "as given"}`;
+  const held = checked.length === 0 ? "none" : `of epochs ${epochs(checked)}, in ${entries(linesChecked)}`;
+  const lines: [string, string][] = [["macs checked", `${held} (${key})`]];
+  if (unchecked.length === 0) return lines;
+  const because =
+    source.from === "none"
+      ? "needs the key of that epoch or an earlier one"
+      : "no later key leads back to them; the escrow file would (--epoch-key)";
+  return [...lines, ["not checked", `of epochs ${epochs(unchecked)}: ${because}`]];
+}
+
+const KEY_FROM = {
+  given: "as given",
+  found: "taken from the log's own folder; --log-key gives one from elsewhere",
+  none: "none: no signature was checked",
+} as const;
+
+const REMEMBERED = {
+  none: "none was given",
+  matches: "the log continues it",
+  differs: "of another history",
+  beyond: "covers more than there is",
+  "not-compared": "could not be compared",
+} as const;
+
+/** What was looked at, as pairs of a heading and a text. */
+function lookedAt({ report, segments, prunedSegments, keySource }: Verified): [string, string][] {
+  const { checkpoints, inProgressBytes } = report;
+  const kept = report.prunedEntries === 0 ? "" : `, ${report.prunedEntries} pruned and known by their hashes only`;
+  const gone = prunedSegments === 0 ? "" : `, ${prunedSegments} of them pruned`;
+  const matched = `${checkpoints.matched} of ${checkpoints.stored} match, covering ${entries(checkpoints.covered)}`;
+  const lines: [string, string][] = [
+    ["entries", `${report.entries}: ${report.linesRead} read${kept}`],
+    ["segments", `${segments}${gone}`],
+    ...macLines(report, keySource),
+    ["log checkpoints", matched],
+    ["log key", KEY_FROM[checkpoints.key]],
+    ["remembered", REMEMBERED[report.remembered]],
+  ];
+  if (inProgressBytes > 0) lines.push(["in progress", `${inProgressBytes} bytes of a last line that is not whole yet`]);
+  return lines;
+}
+
+const COLUMNS = 17;
+
+/** What nobody can tell from what was there, and what would help next time. */
+function doubtLines({ report, folder }: Verified): string[] {
+  const lines = report.notExcluded.map(({ fromSeq, message }) => `    from seq ${fromSeq}: ${message}`);
+  const path = join(folder, CHECKPOINT_FILE);
+  return [
+    "  not excluded",
+    ...lines,
+    `    to find that next time: copy ${path} to a place this machine cannot change, and give it with --since`,
+  ];
+}
+
+/** Prints the report as text. */
+export function printReport(host: Host, verified: Verified): void {
+  const colors = colorsFor(host, host.outIsTerminal);
+  const looked = lookedAt(verified).map(([what, text]) => `  ${what.padEnd(COLUMNS)}${text}`);
+  const lines = [...problemLines(verified.report), ...looked, ...doubtLines(verified)].map(printable);
+  host.out(`${[verdictLine(verified.report, colors), ...lines].join("\n")}\n`);
+}
