@@ -1,5 +1,6 @@
-/** `npm run bench -- digest|seal|verify [--mib 1024] [--runs 5] [--json FILE]`. Needs a build. */
+/** `npm run bench -- digest|seal|verify|audit [--mib 1024] [--runs 5] [--json FILE]`. Needs a build. */
 import { parseArgs } from "node:util";
+import { benchAudit } from "./audit.mjs";
 import { benchDigest } from "./digest.mjs";
 import { benchSeal } from "./seal.mjs";
 
@@ -15,7 +16,8 @@ const [what] = positionals;
 const options = { mib: Number(values.mib), runs: Number(values.runs), json: values.json, what };
 if (what === "digest") await benchDigest(options);
 else if (what === "seal" || what === "verify") await benchSeal(options);
+else if (what === "audit") await benchAudit(options);
 else {
-  console.error("usage: npm run bench -- digest|seal|verify [--mib 1024] [--runs 5] [--json FILE]");
+  console.error("usage: npm run bench -- digest|seal|verify|audit [--mib 1024] [--runs 5] [--json FILE]");
   process.exitCode = 2;
 }

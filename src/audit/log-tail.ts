@@ -3,7 +3,6 @@
  * reads forward from there, over segment changes, as often as asked. Only whole lines are given out. Nothing is judged
  * here: whoever wants to rely on a line verifies the log.
  */
-import { promises } from "node:fs";
 import { join } from "node:path";
 import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";

@@ -13,7 +13,11 @@ const keyOption = (): Option =>
 
 /** Declares the group and its commands. */
 export function addAuditCommands(program: Command, add: Add): void {
-  const group = program.command("audit").description("Verify, read and prove the audit log of a state directory.");
+  const group = program
+    .command("audit")
+    .description("Verify, read and prove the audit log of a state directory.")
+    .addHelpText("before", "Examples:\n  $ vram audit verify\n  $ vram audit tail -f\n")
+    .helpCommand(false);
 
   add(
     "verify",

@@ -30,8 +30,8 @@ type Devices = Map<string, Map<string, Followed>>;
 
 interface Instrument {
   record(labels: Record<string, string>, value: number): void;
-  /** Removes every series. */
-  clear(): void;
+  /** Removes every series; gauges only. */
+  clear?(): void;
 }
 
 const NAMES = Object.keys(METRICS) as readonly MetricName[];
@@ -49,11 +49,11 @@ function createInstrument(prom: typeof Prom, registry: Prom.Registry, metric: Me
   };
   if (row.type === "counter") {
     const counter = new prom.Counter(config);
-    return { record: (labels, value) => counter.inc(labels, value), clear: () => counter.reset() };
+    return { record: (labels, value) => counter.inc(labels, value) };
   }
   if (row.type === "histogram") {
     const histogram = new prom.Histogram({ ...config, buckets: [...row.buckets] });
-    return { record: (labels, value) => histogram.observe(labels, value), clear: () => histogram.reset() };
+    return { record: (labels, value) => histogram.observe(labels, value) };
   }
   const gauge = new prom.Gauge(config);
   const clear = (): void => {
@@ -86,7 +86,7 @@ function createFigures(prom: typeof Prom, registry: Prom.Registry, devices: Devi
     // Counts of devices without a label add up; of their states the last one would pass for all.
     if (type === "gauge" && labels["device"] === OTHER) return;
     // One service runs in a process: what ran before it is no series any more.
-    if (metric === "service_info") instruments.get(metric)?.clear();
+    if (metric === "service_info") instruments.get(metric)?.clear?.();
     instruments.get(metric)?.record(labels, value);
   };
 
@@ -101,7 +101,7 @@ function createFigures(prom: typeof Prom, registry: Prom.Registry, devices: Devi
     }
   };
 
-  const clear = (metric: MetricName): void => instruments.get(metric)?.clear();
+  const clear = (metric: MetricName): void => instruments.get(metric)?.clear?.();
   return { apply, begin, clear };
 }
 

@@ -30,13 +30,19 @@ const silent = (): undefined => undefined;
 
 const TABLE: Table = {
   service_started: ({ version, backend, instanceId, devices }) => {
-    const human = `vram-residency ${version} started: backend ${backend}, ${count(devices.length, "device")}`;
+    const human = `vram-residency ${version} runs on ${count(devices.length, "device")}, backend ${backend}`;
     return line(["vram-residency", "init", "started"], instanceId, human);
   },
   service_stopped: ({ because, code }) => {
-    if (because === "closed") return line(["vram-residency", "shutdown", "ended"], "vram-residency", "closed in order");
+    if (because === "closed")
+      return line(["vram-residency", "shutdown", "ended"], "vram-residency", "vram-residency was closed in order");
     const extra = { ...FAILURE, ...(code === undefined ? {} : { errorKind: code }) };
-    return line(["vram-residency", "shutdown", "ended"], "vram-residency", `failed: ${code ?? "unknown"}`, extra);
+    return line(
+      ["vram-residency", "shutdown", "ended"],
+      "vram-residency",
+      `vram-residency failed: ${code ?? "unknown"}`,
+      extra,
+    );
   },
   device_opened: ({ device: { ordinal, uuid }, name, backend, bytesTotal }) => {
     const human = `${name} opened as device ${ordinal}: ${formatBytes(bytesTotal)}, ${uuid}, backend ${backend}`;

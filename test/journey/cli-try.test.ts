@@ -31,8 +31,8 @@ describe("vram try", () => {
     expect(code).toBe(0);
     const words = err.split("\n").flatMap((line) => /^ {2}(\w+) /.exec(line)?.[1] ?? []);
     expect(words).toEqual([
-      ...["device", "backend", "source", "reserved", "allocated", "uploaded", "facts", "measured"],
-      ...["sealed", "verified", "freed", "capacity"],
+      ...["device", "started", "backend", "source", "reserved", "allocated", "uploaded", "facts", "measured"],
+      ...["sealed", "verified", "freed", "capacity", "ended"],
     ]);
     expect(err).toContain("capacity   back at");
     expect(out).toMatch(/^Sealed, verified and evicted\.\nEMULATED device: .+\.\n$/);

@@ -6,8 +6,8 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { EXIT, exitCodeFor } from "../../src/cli/exit.ts";
 import { createProgress, progressLine } from "../../src/cli/progress.ts";
-import { VERSION } from "../../src/version.ts";
 import { ERROR_TABLE, type ErrorCode, VramError } from "../../src/errors.ts";
+import { VERSION } from "../../src/version.ts";
 import { normalised, vram } from "../helpers/cli.ts";
 import { openSmall, randomFile, temporaryFolder } from "../helpers/vram.ts";
 

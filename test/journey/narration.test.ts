@@ -110,19 +110,23 @@ describe("a journey", () => {
     for (const id of queried) expect(id).toMatch(UUID);
   });
 
-  it("[VR-NAR-02] escapes control characters and bidirectional overrides in tensor names and reasons, in both forms", async () => {
-    const path = await modelFile("w\u001b[2J\n\u202egnp.\u2028x");
+  it("[VR-NAR-02] escapes control characters and bidirectional overrides in what files and drivers call things, in both forms", async () => {
+    const path = await modelFile("w\u009b2J\u0085\u202egnp.\u2028x");
     const [json, text] = [await recordingNarrator(), await recordingNarrator({ format: "text" })];
-    const { vram, flipBit } = await openSmall({ readers: [json.narrator, text.narrator] });
+    const { vram, flipBit } = await openSmall(
+      { readers: [json.narrator, text.narrator] },
+      { deviceSpec: { name: "emulated\u001b[2J\n\u0000" } },
+    );
     await vram.seal(path, { name: "m" });
     await flipBit("m", 400_000, 1);
     expect(await codeOf(vram.verify("m"))).toBe("MEASUREMENT_MISMATCH");
-    await vram.resume("seen\u001b[0m\u202e");
+    // Names and reasons of callers that would have to be escaped are refused.
+    expect(await codeOf(vram.resume("seen\u001b[0m"))).toBe("INVALID_ARGUMENT");
     expect(json.text() + text.text()).not.toMatch(UNPRINTABLE);
     const failed = json.lines().find(({ action }) => action === "verify_failed");
-    expect(failed?.human).toContain("w\\u{1b}[2J\\u{a}\\u{202e}gnp.\\u{2028}x");
+    expect(failed?.human).toContain("w\\u{9b}2J\\u{85}\\u{202e}gnp.\\u{2028}x");
     expect(linesOf(text.text()).filter((one) => one.includes("gnp."))).toHaveLength(1);
-    expect(text.text()).toContain("seen\\u{1b}[0m\\u{202e}\n");
+    expect(text.text()).toContain("emulated\\u{1b}[2J\\u{a}\\u{0} opened as device 0");
   });
 });
 

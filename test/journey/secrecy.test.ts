@@ -5,6 +5,7 @@ import { describe, expect, it } from "vitest";
 import { deriveKey } from "../../src/seal/key.ts";
 import { createFaultPlan } from "../../src/testing.ts";
 import { vram as vramCli } from "../helpers/cli.ts";
+import { recordingNarrator } from "../helpers/narration.ts";
 import { codeOf, MIB, openSmall, randomFile, temporaryFolder } from "../helpers/vram.ts";
 
 /** Every form in which a value could be printed or sent. */
@@ -17,12 +18,13 @@ function everyForm(value: unknown): string {
 }
 
 describe("what is shown", () => {
-  it("[VR-MEM-07] [VR-SEAL-03] [VR-IN-04] no pointer, key or foreign path, in any form, of anything", async () => {
+  it("[VR-MEM-07] [VR-SEAL-03] [VR-IN-04] [VR-NAR-02] no pointer, key or foreign path, in any form, of anything", async () => {
     const faults = createFaultPlan();
     const pointers = new Set<bigint>();
     const stateDir = `${await temporaryFolder()}/state`;
     const { path, bytes } = await randomFile(3 * MIB);
-    const system = await openSmall({ stateDir }, { faults });
+    const [json, text] = [await recordingNarrator(), await recordingNarrator({ format: "text" })];
+    const system = await openSmall({ stateDir, readers: [json.narrator, text.narrator] }, { faults });
     const { vram, open, entries } = system;
     // Every bigint the border hands out or takes: pointers, handles, contexts.
     for (const noun of ["memory", "stream", "event", "module", "context"] as const) {
@@ -58,7 +60,8 @@ describe("what is shown", () => {
       }
     }
     faults.reset();
-    shown.push(entries);
+    expect(json.lines().length).toBeGreaterThan(100);
+    shown.push(entries, json.text(), text.text());
 
     const rootKey = await readFile(`${stateDir}/root.key`, "utf8");
     const all = shown.map(everyForm).join("\n").toLowerCase();

@@ -15,7 +15,6 @@ import { encodeVkey, noteKeyOf } from "../../audit/note.ts";
 import { readFoundKey, VKEY_FILE } from "../../audit/stored-checkpoints.ts";
 import { printable } from "../../bytes.ts";
 import { VramError } from "../../errors.ts";
-import { requirePrivateDirectory } from "../../residency/state.ts";
 import { EXIT } from "../exit.ts";
 import { colorsFor, type Host } from "../host.ts";
 import { printJson } from "../json.ts";
@@ -94,6 +93,8 @@ async function makeEscrow(host: Host, stateDir: string, file: string, json: bool
       fix: "escrow belongs before the first start: use a new state directory",
     });
   }
+  // Loaded here: the rest of this command needs nothing that is native.
+  const { requirePrivateDirectory } = await import("../../residency/state.ts");
   await requirePrivateDirectory(stateDir);
   await escrowEpochKey(stateDir, file).catch((cause: unknown) => {
     if (cause instanceof VramError) throw cause;

@@ -113,7 +113,7 @@ export async function runAuditTail(host: Host, _words: readonly string[], option
   try {
     while (!stop.aborted) {
       await printNew(follower, print, stop);
-      if (!stop.aborted) await waker.wait();
+      await waker.wait();
     }
   } finally {
     waker.close();
