@@ -10,7 +10,6 @@ import { z } from "zod";
 import type { Backend } from "../cuda/driver.ts";
 import { Mutex } from "../dispose.ts";
 import { VramError } from "../errors.ts";
-import { lockFile } from "../ffi.ts";
 import { createFile, isSystemError, readPrivate, removeTemporary, replaceFile } from "../files.ts";
 import { createRootKey, readRootKey, writeRootKey } from "../seal/key.ts";
 
@@ -182,6 +181,8 @@ async function lockDirectory(directory: string): Promise<promises.FileHandle> {
   const file = await promises.open(path, flags, 0o600).catch((cause: unknown) => {
     throw invalid(`${path}: cannot be made`, cause);
   });
+  // Loaded here: without a state directory the emulated device needs no native code.
+  const { lockFile } = await import("../ffi.ts");
   if (lockFile(file.fd)) {
     await file.truncate(0);
     await file.write(`${process.pid}\n`, 0);
