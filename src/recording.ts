@@ -74,7 +74,11 @@ export async function recordStart(system: System, workers: readonly Worker[], ke
     instanceId: system.instanceId,
     policyDigest: system.policyDigest,
     ...(backend === "emulated" ? {} : { kernel: toHex(sha256(kernelImage)) }),
-    devices: workers.map(({ ref, keys }) => ({ ...ref, keyId: toHex(keys.keyId) })),
+    devices: workers.map(({ ref, keys, stopped }) => ({
+      ...ref,
+      keyId: toHex(keys.keyId),
+      stopped: stopped !== undefined,
+    })),
   });
 }
 

@@ -94,7 +94,8 @@ export type DurableBody =
       readonly policyDigest: string;
       /** SHA-256 of the kernel's PTX, hex; absent on the emulated device, which has none. */
       readonly kernel?: string;
-      readonly devices: readonly (DeviceRef & { readonly keyId: string })[];
+      /** `stopped`: since a verification failed in an earlier run. */
+      readonly devices: readonly (DeviceRef & { readonly keyId: string; readonly stopped: boolean })[];
     }
   | { readonly type: "service_stopped"; readonly because: "closed" | "failed"; readonly code?: ErrorCode };
 

@@ -58,7 +58,10 @@ type EntryOf<T extends Entry["type"]> = Extract<Entry, { readonly type: T }>;
 type Rows = { readonly [T in Entry["type"]]: (entry: EntryOf<T>) => readonly Update[] };
 
 const ROWS: Rows = {
-  service_started: ({ backend, version }) => [put("service_info", { backend, version }, 1)],
+  service_started: ({ backend, version, devices }) => [
+    put("service_info", { backend, version }, 1),
+    ...devices.map((device) => put("worker_stopped", on(device), device.stopped ? 1 : 0)),
+  ],
   // Whoever scrapes sees that it is gone.
   service_stopped: nothing,
   device_opened: ({ device, backend, bytesTotal }) => [

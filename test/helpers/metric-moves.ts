@@ -55,8 +55,15 @@ export type Examples = {
 /** Names without the prefix. `journal_entries_total` moves each time and is left out. */
 export const EXAMPLES: Examples = {
   service_started: [
-    { type: "service_started", backend: "cuda", version: "1.2.3", instanceId: "", policyDigest: "", devices: [] },
-    { 'service_info{backend="cuda",version="1.2.3"}': 1 },
+    {
+      type: "service_started",
+      backend: "cuda",
+      version: "1.2.3",
+      instanceId: "",
+      policyDigest: "",
+      devices: [{ ...device, keyId: "", stopped: true }],
+    },
+    { 'service_info{backend="cuda",version="1.2.3"}': 1, [`worker_stopped{${on}}`]: 1 },
   ],
   service_stopped: [{ type: "service_stopped", because: "failed", code: "INTERNAL" }, {}],
   device_opened: [

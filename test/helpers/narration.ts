@@ -27,7 +27,7 @@ export const EXAMPLES: Bodies = {
   service_started: [
     {
       ...{ type: "service_started", backend: "emulated", version: "0.1.0", instanceId: "0f".repeat(16) },
-      ...{ policyDigest: DIGEST, devices: [{ ...device, keyId: "1e".repeat(16) }] },
+      ...{ policyDigest: DIGEST, devices: [{ ...device, keyId: "1e".repeat(16), stopped: false }] },
     },
   ],
   service_stopped: [
