@@ -259,8 +259,10 @@ class OpenVram implements Vram {
   async #close(): Promise<void> {
     this.#closing.abort(closedError("this Vram"));
     await Promise.all(this.#inFlight);
-    await inOperation(() => this.#evictAll());
-    await this.#open.close();
+    await inOperation(async () => {
+      await this.#evictAll();
+      await this.#open.close();
+    });
   }
 
   async #evictAll(): Promise<void> {

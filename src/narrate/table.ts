@@ -34,15 +34,9 @@ const TABLE: Table = {
     return line(["vram-residency", "init", "started"], instanceId, human);
   },
   service_stopped: ({ because, code }) => {
-    if (because === "closed")
-      return line(["vram-residency", "shutdown", "ended"], "vram-residency", "vram-residency was closed in order");
-    const extra = { ...FAILURE, ...(code === undefined ? {} : { errorKind: code }) };
-    return line(
-      ["vram-residency", "shutdown", "ended"],
-      "vram-residency",
-      `vram-residency failed: ${code ?? "unknown"}`,
-      extra,
-    );
+    const human = because === "closed" ? "was closed in order" : `failed: ${ERROR_TABLE[code ?? "INTERNAL"].meaning}`;
+    const extra = because === "closed" ? {} : { ...FAILURE, errorKind: code ?? "INTERNAL" };
+    return line(["vram-residency", "shutdown", "ended"], "vram-residency", `vram-residency ${human}`, extra);
   },
   device_opened: ({ device: { ordinal, uuid }, name, backend, bytesTotal }) => {
     const human = `${name} opened as device ${ordinal}: ${formatBytes(bytesTotal)}, ${uuid}, backend ${backend}`;

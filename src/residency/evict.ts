@@ -12,17 +12,19 @@ export interface EvictResult {
   readonly reason?: string;
 }
 
-/** Takes the shard off the list, then zeroes and frees its memory. `SHARD_BUSY` while it is leased. */
+/**
+ * Takes the shard off the list, then zeroes and frees its memory. `SHARD_BUSY` while it is leased, unless all are closed.
+ */
 export function evict(
   system: System,
   worker: Worker,
   shard: Shard,
-  because: "evicted" | "closed" = "evicted",
+  because: "evicted" | "undone" | "closed" = "evicted",
 ): Promise<EvictResult> {
   return shard.use.run(async () => {
     const { name, byteLength, shardId } = shard.seal;
     if (shard.state === "evicted") throw new VramError("SHARD_NOT_FOUND", `${name} was evicted meanwhile`);
-    if (shard.leases > 0 && because === "evicted") {
+    if (shard.leases > 0 && because !== "closed") {
       throw new VramError("SHARD_BUSY", `${name} has ${shard.leases} leases`, { details: { shardId } });
     }
     system.registry.remove(shard);

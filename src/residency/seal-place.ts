@@ -55,7 +55,11 @@ export async function findExisting(
   }
   const watch = request.signal === undefined ? {} : { signal: request.signal };
   const digested = await worker.device.digestSource(source.sourceId, wantsSha256(request), watch);
-  requireExpected(request, source.shardName, digested);
+  try {
+    requireExpected(request, source.shardName, digested);
+  } catch (thrown) {
+    throw await refusedSeal(system, worker, here?.seal.shardId ?? source.shardId, thrown);
+  }
   requireOneDigest(named, source, toHex(digested.digest ?? new Uint8Array(0)));
   if (here === undefined) {
     throw new VramError(
@@ -71,6 +75,18 @@ export async function findExisting(
   }
   requireSameTerms(request, here);
   return { record: recordOf(here), seal: here.seal };
+}
+
+/** Bytes that are not the expected ones: the refusal is on record before the error, which this gives back, is thrown. */
+export async function refusedSeal(
+  system: System,
+  worker: Worker,
+  shardId: string,
+  thrown: unknown,
+): Promise<VramError> {
+  const error = toVramError(thrown);
+  await system.journal.appendAnyway({ type: "seal_refused", device: worker.ref, shardId, reason: error.message });
+  return error;
 }
 
 function requireOneDigest(named: readonly Shard[], source: NamedSource, digest: string): void {
@@ -184,7 +200,8 @@ async function allocationFailed(
     device: worker.ref,
     name: source.shardName,
     bytesNeeded: source.byteLength,
-    bytesAvailable: typeof available === "number" ? available : 0,
+    // Where the driver failed for another reason than want of room, what there was when it was last asked.
+    bytesAvailable: typeof available === "number" ? available : (worker.ledger.lastCapacity()?.bytesFree ?? 0),
     code: error.code,
   });
   return error;

@@ -2,12 +2,13 @@
 import { constantTimeEqual, toHex } from "../bytes.ts";
 import type { AllocationId, Measurement, UploadResult } from "../device/device.ts";
 import { Mutex } from "../dispose.ts";
-import { throwIfAborted, toVramError, VramError } from "../errors.ts";
+import { throwIfAborted, VramError } from "../errors.ts";
 import { DIGEST_ALGORITHM } from "../hash/descriptor.ts";
 import { createSeal } from "../seal/seal.ts";
 import type { Reservation } from "./ledger.ts";
 import { checkAllocation, policyError } from "./policy.ts";
 import type { SealResult } from "./seal-model.ts";
+import { refusedSeal } from "./seal-place.ts";
 import { comparedWith, mismatch, type NamedSource, requireExpected, type SealRequest } from "./seal-request.ts";
 import { type LastMeasured, recordOf, type Shard } from "./shard.ts";
 import { requireRunning, type System, type Worker } from "./worker.ts";
@@ -73,14 +74,7 @@ export async function compare(
       throw mismatch(source.shardName, "the copy in VRAM differs", "fsverity", wanted, measured.digest, fix);
     }
   } catch (thrown) {
-    const error = toVramError(thrown);
-    await system.journal.appendAnyway({
-      type: "seal_refused",
-      device: worker.ref,
-      shardId: source.shardId,
-      reason: error.message,
-    });
-    throw error;
+    throw await refusedSeal(system, worker, source.shardId, thrown);
   }
 }
 

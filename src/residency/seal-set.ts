@@ -125,7 +125,7 @@ async function sealMembers(
 /** Evicts what this set sealed, if nobody evicted it meanwhile. */
 async function evictMember(system: System, worker: Worker, { seal }: SealResult): Promise<void> {
   const shard = system.registry.all().find((one) => one.seal.shardId === seal.shardId);
-  if (shard !== undefined) await evict(system, worker, shard);
+  if (shard !== undefined) await evict(system, worker, shard, "undone");
 }
 
 /** Every member must be resident still: a seal of the whole is never made over one that is gone. */

@@ -188,7 +188,7 @@ describe.skipIf(fakeCuda() === undefined)(`what cannot be used is refused${whyNo
     expect(text.code).toBe(json.code);
     expect(text.code).not.toBe(0);
     expect(text.out).toBe("");
-    expect(text.err).toMatch(/^error [A-Z_]+: .+\nfix {3}.+\n$/);
+    expect(text.err).toMatch(/^\{.+"action":"shutdown".+\}\nerror [A-Z_]+: .+\nfix {3}.+\n$/);
     const document = JSON.parse(json.out) as { ok: boolean; error: { code: string; fix: string } };
     expect(document).toMatchObject({ schema: "vram-residency/try/v1", ok: false });
     expect(text.err).toContain(`error ${document.error.code}: `);

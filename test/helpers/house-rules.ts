@@ -107,7 +107,18 @@ function specifierOf(node: ts.Node): string | undefined {
 
 /** The order of the journey: each may import what stands before it. `open` and `vram` are files: the composition. */
 const JOURNEY = "leaf ffi journal hash cuda handles source staging device seal residency verify lease attest service";
-const ORDER = [...JOURNEY.split(" "), "options", "backend", "recording", "open", "environment", "api", "vram", "tamper", "cli"];
+const ORDER = [
+  ...JOURNEY.split(" "),
+  "options",
+  "backend",
+  "recording",
+  "open",
+  "environment",
+  "api",
+  "vram",
+  "tamper",
+  "cli",
+];
 const LEAVES = ["errors", "assert", "bytes", "dispose", "clock", "limits", "files", "version"];
 /** Readers of the journal: they see leaves and journal only; nothing before `lease` sees them. */
 const READERS = ["audit", "narrate", "metrics"];

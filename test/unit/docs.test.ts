@@ -19,6 +19,9 @@ const markdownIn = (folder: string): string[] =>
 const PAGES = [...markdownIn("."), ...markdownIn("docs")];
 const CLI_PAGES = ["README.md", "docs/cli.md"];
 
+/** Of the worked example in docs/audit.md. */
+const LOG_KEY = "vram-residency/0123456789abcdef+9cca361c+AddamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea";
+
 /** A command line as a page shows it, without the program. */
 interface Shown {
   readonly page: string;
@@ -39,12 +42,21 @@ const optionsOf = (help: string): string[] =>
 
 const helps = new Map<string, string>();
 
-beforeAll(async () => {
-  const { out } = await vram(["--help"]);
-  for (const [, command = ""] of out.slice(out.indexOf("Commands:")).matchAll(/^ {2}([a-z]+) /gm)) {
-    helps.set(command, (await vram([command, "--help"])).out);
-  }
-});
+/** Help of every command; a group of commands has none of its own here. */
+async function readHelps(group: readonly string[]): Promise<void> {
+  const { out } = await vram([...group, "--help"]);
+  const [, list = ""] = out.split("\nCommands:\n");
+  if (list === "") helps.set(group.join(" "), out);
+  for (const [, command = ""] of list.matchAll(/^ {2}([a-z]+) /gm)) await readHelps([...group, command]);
+}
+
+beforeAll(() => readHelps([]));
+
+/** The command that a command line begins with, and the words behind it. */
+function splitCommand(words: readonly string[]): { command: string; rest: readonly string[] } {
+  const length = helps.has(words.slice(0, 2).join(" ")) ? 2 : 1;
+  return { command: words.slice(0, length).join(" "), rest: words.slice(length) };
+}
 
 /** The part of docs/cli.md about one command. */
 function sectionOf(command: string): string {
@@ -57,7 +69,7 @@ describe("command lines in README.md and docs/cli.md", () => {
     const shown = CLI_PAGES.flatMap(shownIn);
     expect(shown.length).toBeGreaterThan(10);
     for (const { page, words } of shown) {
-      const [command = "", ...rest] = words;
+      const { command, rest } = splitCommand(words);
       const known = optionsOf(helps.get(command) ?? "");
       expect([...helps.keys()], `${page}: vram ${words.join(" ")}`).toContain(command);
       const unknown = rest.filter((word) => word.startsWith("--") && !known.includes(word));
@@ -67,7 +79,7 @@ describe("command lines in README.md and docs/cli.md", () => {
 
   it("docs/cli.md has a section for every command, with exactly its options", () => {
     const page = read("docs/cli.md");
-    const sections = [...page.matchAll(/^## vram ([a-z]+)$/gm)].map(([, command]) => command);
+    const sections = [...page.matchAll(/^## vram ([a-z ]+)$/gm)].map(([, command]) => command);
     expect(sections).toEqual([...helps.keys()]);
     for (const [command, help] of helps) {
       const rows = [...sectionOf(command).matchAll(/^\| `(--[a-z0-9-]+)/gm)].map(([, option = ""]) => option);
@@ -90,7 +102,12 @@ describe("command lines in README.md and docs/cli.md", () => {
       vram(["digest", "--json", "package.json"]),
       vram(["try", "--json", "package.json"]),
       vram(["doctor", "--json"]),
+      vram(["audit", "verify", "--json", "--log", "test"]),
+      vram(["audit", "prove", "--json", "--log", "test", "0"]),
+      vram(["audit", "prove", "--json", "--check", "package.json", "--log-key", LOG_KEY]),
+      vram(["audit", "keys", "--json", "--state-dir", "test"]),
     ]);
+    expect(printed.every(({ out }) => out.startsWith("{"))).toBe(true);
     for (const { out } of printed) {
       const { schema } = JSON.parse(out) as { readonly schema: string };
       expect(read("docs/cli.md")).toContain(`\`schema\` \`${schema}\``);

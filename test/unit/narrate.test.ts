@@ -119,7 +119,8 @@ describe("both forms", () => {
     narrator.tell({ ...told, level: "debug" });
     expect(lines()).toHaveLength(1);
     expect(text().trimEnd()).not.toMatch(UNPRINTABLE);
-    const [{ human = "", time, ...others } = {}] = lines();
+    const [only] = lines();
+    const { human = "", time, ...others } = only ?? {};
     expect({ human: human.slice(0, 10), time }).toEqual({ human: "100 %s %d ", time: "1970-01-01T00:00:00.000Z" });
     expect(Object.keys(others)).toEqual(["level", "actor", "action", "target"]);
   });

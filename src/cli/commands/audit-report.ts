@@ -3,7 +3,7 @@
  * and keys cannot tell. The last part is no small print: a log that was put back as a whole looks sound.
  */
 import { join } from "node:path";
-import type { EpochRange, LogReport, Problem } from "../../audit/log-report.ts";
+import type { Doubt, EpochRange, LogReport, Problem } from "../../audit/log-report.ts";
 import { CHECKPOINT_FILE } from "../../audit/stored-checkpoints.ts";
 import { printable } from "../../bytes.ts";
 import { type Colors, colorsFor, type Host } from "../host.ts";
@@ -16,7 +16,11 @@ const entries = (figure: number): string => count(figure, "entry", "entries");
 /** `3`, `3 to 7`. */
 const span = (first: number, last: number): string => (first === last ? `${first}` : `${first} to ${last}`);
 
-const epochs = (ranges: readonly EpochRange[]): string => ranges.map(({ first, last }) => span(first, last)).join(", ");
+/** `epoch 18`, `epochs 1 to 3, 7`. */
+function epochs(ranges: readonly EpochRange[]): string {
+  const isOne = ranges.length === 1 && ranges[0]?.first === ranges[0]?.last;
+  return `${isOne ? "epoch" : "epochs"} ${ranges.map(({ first, last }) => span(first, last)).join(", ")}`;
+}
 
 /** Where a problem is: `file` and `checkpoint` are about no entry. */
 function placeOf({ reason, seq, lastSeq }: Problem): string {
@@ -50,16 +54,16 @@ function verdictLine({ verdict, firstBad, entries: size }: LogReport, colors: Co
 function macLines({ macs: { linesChecked, checked, unchecked } }: LogReport, source: KeySource): [string, string][] {
   const key =
     source.from === "none"
-      ? `no key: ${source.because}`
-      : `key of epoch ${source.epoch}, ${source.from === "state" ? "the state's own" : "as given"}`;
-  const held = checked.length === 0 ? "none" : `of epochs ${epochs(checked)}, in ${entries(linesChecked)}`;
-  const lines: [string, string][] = [["macs checked", `${held} (${key})`]];
+      ? source.because
+      : `with the key of epoch ${source.epoch}, ${source.from === "state" ? "the state's own" : "as given"}`;
+  const held = checked.length === 0 ? "none" : `${entries(linesChecked)} of ${epochs(checked)}`;
+  const lines: [string, string][] = [["macs checked", `${held}; ${key}`]];
   if (unchecked.length === 0) return lines;
   const because =
     source.from === "none"
       ? "needs the key of that epoch or an earlier one"
       : "no later key leads back to them; the escrow file would (--epoch-key)";
-  return [...lines, ["not checked", `of epochs ${epochs(unchecked)}: ${because}`]];
+  return [...lines, ["not checked", `${epochs(unchecked)}: ${because}`]];
 }
 
 const KEY_FROM = {
@@ -96,14 +100,25 @@ function lookedAt({ report, segments, prunedSegments, keySource }: Verified): [s
 
 const COLUMNS = 17;
 
+/** A doubt in words; the two that a remembered log checkpoint would end say up to where one did. */
+function doubtLine({ what, fromSeq, message }: Doubt): string {
+  const behind = fromSeq === 0 ? "" : `, behind the first ${entries(fromSeq)}`;
+  if (what === "truncation") return `truncation: that entries were cut off the end${behind}`;
+  if (what === "rollback-or-fork") {
+    return `rollback, fork: that this is an earlier state, or others are shown another log${behind}`;
+  }
+  return `${what}: ${message}${fromSeq === 0 ? "" : `, from seq ${fromSeq}`}`;
+}
+
 /** What nobody can tell from what was there, and what would help next time. */
 function doubtLines({ report, folder }: Verified): string[] {
-  const lines = report.notExcluded.map(({ fromSeq, message }) => `    from seq ${fromSeq}: ${message}`);
+  const lines = report.notExcluded.map((doubt) => `    ${doubtLine(doubt)}`);
   const path = join(folder, CHECKPOINT_FILE);
   return [
     "  not excluded",
     ...lines,
-    `    to find that next time: copy ${path} to a place this machine cannot change, and give it with --since`,
+    `  to find truncation, rollback and forks next time: copy ${path}`,
+    "  to a place that this machine cannot change, and give it with --since",
   ];
 }
 
