@@ -106,18 +106,9 @@ function specifierOf(node: ts.Node): string | undefined {
 }
 
 /** The order of the journey: each may import what stands before it. `open` and `vram` are files: the composition. */
-const JOURNEY = "leaf ffi journal hash cuda handles source staging device seal residency verify lease attest service";
 const ORDER = [
-  ...JOURNEY.split(" "),
-  "options",
-  "backend",
-  "recording",
-  "open",
-  "environment",
-  "api",
-  "vram",
-  "tamper",
-  "cli",
+  ..."leaf ffi journal hash cuda handles source staging device seal residency verify lease attest service".split(" "),
+  ..."options backend recording open environment api vram tamper cli".split(" "),
 ];
 const LEAVES = ["errors", "assert", "bytes", "dispose", "clock", "limits", "files", "version"];
 /** Readers of the journal: they see leaves and journal only; nothing before `lease` sees them. */
