@@ -12,9 +12,9 @@ export function isSystemError(error: unknown, code: string): boolean {
   return error instanceof Error && "code" in error && error.code === code;
 }
 
-/** Writes a new file (0600) and waits until it is on disk; its name must be new, and is not synced yet. */
-export async function writeSynced(path: string, content: string | Uint8Array): Promise<void> {
-  const file = await promises.open(path, "wx", 0o600);
+/** Writes a new file and waits until it is on disk; its name must be new, and is not synced yet. */
+export async function writeSynced(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
+  const file = await promises.open(path, "wx", mode);
   try {
     await file.writeFile(content);
     await file.sync();
@@ -35,15 +35,32 @@ export async function syncFolder(folder: string): Promise<void> {
 
 const temporaryName = (path: string): string => `${path}.${randomUUID()}.tmp`;
 
+/** Removes a temporary file, which may hold a key: overwritten, unless another name has the same content already. */
+async function discard(path: string): Promise<void> {
+  const file = await promises.open(path, constants.O_WRONLY | constants.O_NOFOLLOW).catch(() => undefined);
+  try {
+    const stats = await file?.stat();
+    if (file !== undefined && stats?.isFile() === true && stats.nlink === 1) {
+      await file.write(new Uint8Array(stats.size), 0, stats.size, 0);
+      await file.datasync();
+    }
+  } catch {
+    // What cannot be overwritten is removed all the same.
+  } finally {
+    await file?.close();
+  }
+  await promises.rm(path, { force: true });
+}
+
 /** Replaces a file as a whole: after a crash there is the old content or the new. On disk when it returns. */
-export async function replaceFile(path: string, content: string | Uint8Array): Promise<void> {
+export async function replaceFile(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
   const temporary = temporaryName(path);
   try {
-    await writeSynced(temporary, content);
+    await writeSynced(temporary, content, mode);
     await promises.rename(temporary, path);
     await syncFolder(dirname(path));
   } catch (error) {
-    await promises.rm(temporary, { force: true });
+    await discard(temporary).catch(() => undefined);
     throw error;
   }
 }
@@ -98,9 +115,9 @@ export async function readPrivate(path: string, limit: number): Promise<Buffer |
   }
 }
 
-/** Removes what was written under temporary names by a process that died. */
+/** Removes what was written under temporary names by a process that died; it is overwritten before. */
 export async function removeTemporary(folder: string): Promise<void> {
   for (const name of await promises.readdir(folder)) {
-    if (/\.[0-9a-f-]{36}\.tmp$/.test(name)) await promises.rm(join(folder, name), { force: true });
+    if (/\.[0-9a-f-]{36}\.tmp$/.test(name)) await discard(join(folder, name));
   }
 }

@@ -9,14 +9,14 @@ import { toVramError, type VramError } from "../errors.ts";
 import type { Entry, LogBody } from "../journal/entry.ts";
 import type { JournalReader } from "../journal/journal.ts";
 import { LIMITS } from "../limits.ts";
-import { boundedData } from "./data.ts";
-import { auditUnavailable } from "./durable.ts";
+import { boundedData, draftOf } from "./data.ts";
+import { auditUnavailable, isFinal } from "./durable.ts";
 import { type Draft, type LogWriter, wallMs } from "./log-writer.ts";
 import { encodeVkey, noteKeyOf } from "./note.ts";
 import { type AuditLogOptions, type OpenedLog, openWriter } from "./open-writer.ts";
-import { settleTorn } from "./recover.ts";
-import { createRefusals } from "./refusals.ts";
-import { findExpired } from "./retention.ts";
+import { createMissed, createRefusals } from "./refusals.ts";
+import { DAY_MS, findExpired } from "./retention.ts";
+import { settleTorn } from "./torn.ts";
 
 export interface AuditLog {
   readonly reader: JournalReader;
@@ -32,21 +32,6 @@ interface Waiting {
   readonly gates: boolean;
   readonly resolve: () => void;
   readonly reject: (error: VramError) => void;
-}
-
-/** What the journal stamps on entries, and the line has fields of its own for. */
-const STAMPED: ReadonlySet<string> = new Set(["seq", "timeMs", "durability", "gates", "workerId"]);
-
-/** A draft from an entry. The worker is named only where no device is. */
-function draftOf(entry: Entry): Draft {
-  const body = Object.fromEntries(Object.entries(entry).filter(([key]) => !STAMPED.has(key)));
-  const worker = "device" in entry || entry.workerId === undefined ? {} : { workerId: entry.workerId };
-  const timeMs = Math.max(0, Math.floor(entry.timeMs));
-  return {
-    type: entry.type,
-    timeMs: Number.isSafeInteger(timeMs) ? timeMs : 0,
-    data: boundedData({ ...body, ...worker }),
-  };
 }
 
 /** Opens the log of a state, making it where there is none, and mends what a crash left. */
@@ -70,11 +55,13 @@ class OpenAuditLog implements AuditLog {
   readonly #writer: LogWriter;
   readonly #refusals = createRefusals(() => performance.now());
   #queue: Waiting[] = [];
-  /** Types of entries that did not fit into the queue. */
-  #dropped: string[] = [];
+  /** Entries that had to proceed and found no place. */
+  readonly #missed = createMissed();
   #pumping: Promise<void> | undefined;
   #ended: VramError | undefined;
+  /** Since the disk was found full: what gates waits until there is room again for the reserve. */
   #isBlocked = false;
+  #isPruning = false;
   #closing: Promise<void> | undefined;
   readonly #timers: { sign?: NodeJS.Timeout; beat?: NodeJS.Timeout; retry?: NodeJS.Timeout; prune?: NodeJS.Timeout } =
     {};
@@ -95,25 +82,29 @@ class OpenAuditLog implements AuditLog {
     }
     await this.#prune();
     this.#timers.beat = setInterval(() => this.#beat(), LIMITS.auditHeartbeatMs).unref();
-    this.#timers.prune = setInterval(() => void this.#prune().catch(() => undefined), DAY_MS).unref();
+    this.#timers.prune = setInterval(() => void this.#prune(), DAY_MS).unref();
   }
 
   #accept(entry: Entry): Promise<void> | undefined {
     if (entry.durability !== "durable") return undefined;
     if (this.#closing !== undefined) throw auditUnavailable("the audit log is closed", true);
     if (this.#ended !== undefined) throw this.#ended;
+    this.#tellRefusals(false);
     const draft = draftOf(entry);
     if (!this.#refusals.take(draft)) return undefined;
-    return this.#enqueue(draft, entry.gates);
+    return this.#offer(draft, entry.gates);
+  }
+
+  /** An entry that somebody else asked for. One that had to proceed and finds no place is counted. */
+  #offer(draft: Draft, gates: boolean): Promise<void> {
+    if (!gates && this.#refusalOf(false) !== undefined) this.#missed.add(draft.type);
+    return this.#enqueue(draft, gates);
   }
 
   /** Resolves when the entry is on disk. */
-  #enqueue(draft: Draft, gates: boolean): Promise<void> {
+  async #enqueue(draft: Draft, gates: boolean): Promise<void> {
     const refusal = this.#refusalOf(gates);
-    if (refusal !== undefined) {
-      if (!gates) this.#dropped.push(draft.type);
-      throw refusal;
-    }
+    if (refusal !== undefined) throw refusal;
     return new Promise((resolve, reject) => {
       this.#queue.push({ draft, gates, resolve, reject });
       this.#wake();
@@ -122,6 +113,7 @@ class OpenAuditLog implements AuditLog {
 
   /** Why there is no room for another entry. */
   #refusalOf(gates: boolean): VramError | undefined {
+    if (this.#ended !== undefined) return this.#ended;
     const { maxBytes } = this.#options;
     const bytes = this.#opened.bytes + this.#writer.bytesWritten;
     if (bytes >= (gates ? maxBytes - Math.min(LIMITS.auditReservedBytes, maxBytes / 2) : maxBytes)) {
@@ -132,26 +124,30 @@ class OpenAuditLog implements AuditLog {
   }
 
   #wake(): void {
-    this.#pumping ??= this.#pump().finally(() => {
-      this.#pumping = undefined;
-    });
+    if (this.#queue.length > 0 && this.#ended === undefined) this.#pumping ??= this.#pump();
   }
 
+  /** Writes until nothing waits. That it has ended is noted in the same turn, so that no entry waits for nobody. */
   async #pump(): Promise<void> {
-    while (this.#queue.length > 0 && this.#ended === undefined) {
-      const segment = this.#writer.segment;
-      try {
-        await this.#commit();
-      } catch (thrown) {
-        if (await this.#isStuck(toVramError(thrown))) return;
+    try {
+      while (this.#queue.length > 0 && this.#ended === undefined) {
+        const segment = this.#writer.segment;
+        try {
+          await (this.#isBlocked ? this.#commitBlocked() : this.#commit(this.#queue.length));
+        } catch (thrown) {
+          if (await this.#isStuck(toVramError(thrown))) return;
+        }
+        if (segment !== this.#writer.segment) setImmediate(() => void this.#prune());
       }
-      if (segment !== this.#writer.segment) setImmediate(() => void this.#prune().catch(() => undefined));
+    } finally {
+      this.#pumping = undefined;
     }
   }
 
-  async #commit(): Promise<void> {
+  /** Writes of the first `count` entries that wait as many as go into one write. */
+  async #commit(count: number): Promise<void> {
     const startMs = performance.now();
-    const batch = this.#queue.slice(0, LIMITS.auditQueueEntries).map(({ draft }) => draft);
+    const batch = this.#queue.slice(0, Math.min(count, LIMITS.auditQueueEntries)).map(({ draft }) => draft);
     const { drafts, byteLength } = await this.#opened.turn.run(() => this.#writer.commit(batch));
     for (const { resolve } of this.#queue.splice(0, drafts)) resolve();
     const durationMs = performance.now() - startMs;
@@ -162,10 +158,23 @@ class OpenAuditLog implements AuditLog {
       durationMs,
       waiting: this.#queue.length,
     });
-    this.#timers.beat?.refresh();
-    this.#timers.sign ??= setTimeout(() => void this.#sign(), LIMITS.auditCheckpointMs).unref();
-    if (this.#isBlocked) await this.#unblock();
+    if (this.#closing === undefined) {
+      this.#timers.beat?.refresh();
+      this.#timers.sign ??= setTimeout(() => void this.#sign(), LIMITS.auditCheckpointMs).unref();
+    }
     this.#tellGap();
+  }
+
+  /** On a disk that was full: first what must proceed, and what gates only once the reserve is there again. */
+  async #commitBlocked(): Promise<void> {
+    const anyway = this.#queue.filter(({ gates }) => !gates);
+    if (anyway.length > 0) {
+      this.#queue = [...anyway, ...this.#queue.filter(({ gates }) => gates)];
+      await this.#commit(anyway.length);
+      return;
+    }
+    if (await this.#opened.makeReserve()) this.#isBlocked = false;
+    else this.#rejectGates(auditUnavailable("the disk of the audit log is full", false));
   }
 
   /** What to do about entries that could not be written: whether to stop trying for now. */
@@ -174,41 +183,54 @@ class OpenAuditLog implements AuditLog {
       this.#queue.shift()?.reject(error);
       return false;
     }
-    if (error.details["final"] !== false) {
+    if (isFinal(error)) {
       this.#end(error);
       return true;
     }
-    const waiting = this.#queue;
-    this.#queue = waiting.filter(({ gates }) => !gates);
-    for (const { gates, reject } of waiting) if (gates) reject(error);
-    if (this.#queue.length > 0 && (await this.#opened.giveUpReserve())) return false;
-    // They stay in the queue; whoever waits for them is told that they are not on disk.
-    for (const { reject } of this.#queue) reject(auditUnavailable("queued until there is room", false, error));
+    this.#rejectGates(error);
     if (!this.#isBlocked) this.#options.note({ type: "audit_failed", message: error.message, final: false });
     this.#isBlocked = true;
+    if (this.#queue.length === 0 || (await this.#opened.giveUpReserve())) return false;
+    // They stay in the queue; whoever waits for them is told that they are not on disk.
+    for (const { reject } of this.#queue) reject(auditUnavailable("queued until there is room", false, error));
     clearTimeout(this.#timers.retry);
-    if (this.#queue.length > 0) this.#timers.retry = setTimeout(() => this.#wake(), LIMITS.auditRetryMs).unref();
+    if (this.#closing === undefined) {
+      this.#timers.retry = setTimeout(() => this.#wake(), LIMITS.auditRetryMs).unref();
+    }
     return true;
   }
 
-  async #unblock(): Promise<void> {
-    this.#isBlocked = false;
-    await this.#opened.makeReserve();
+  #rejectGates(error: VramError): void {
+    const waiting = this.#queue;
+    this.#queue = waiting.filter(({ gates }) => !gates);
+    for (const { gates, reject } of waiting) if (gates) reject(error);
   }
 
   /** Nothing is written any more by this process. */
   #end(error: VramError): void {
+    if (this.#ended !== undefined) return;
     this.#ended = error;
     for (const { reject } of this.#queue.splice(0)) reject(error);
     this.#options.note({ type: "audit_failed", message: error.message, final: true });
   }
 
-  /** Entries that were dropped are told of as soon as anything can be written again. */
+  /** Something of the log's own went wrong, and nobody waits for it. */
+  #noteFailure(error: VramError, ends: boolean): void {
+    if (ends) this.#end(error);
+    else this.#options.note({ type: "audit_failed", message: error.message, final: false });
+  }
+
+  /** Entries that found no place are told of as soon as anything can be written again. */
   #tellGap(): void {
-    const lost = this.#dropped.splice(0);
-    if (lost.length === 0) return;
-    const types = [...new Set(lost)].slice(0, LIMITS.entryRanges);
-    void this.#own({ type: "audit_gap", entries: lost.length, types }).catch(() => this.#dropped.push(...lost));
+    if (this.#refusalOf(false) !== undefined) return;
+    const missed = this.#missed.take();
+    // In the queue it is told, sooner or later.
+    if (missed !== undefined) void this.#own({ type: "audit_gap", ...missed }).catch(() => undefined);
+  }
+
+  /** Refused requests that were counted only: the sums of minutes that are over, or all. */
+  #tellRefusals(all: boolean): void {
+    for (const draft of this.#refusals.settle(all)) void this.#offer(draft, false).catch(() => undefined);
   }
 
   /** An entry of the log's own; the journal hears of it once it is on disk. */
@@ -219,7 +241,7 @@ class OpenAuditLog implements AuditLog {
   }
 
   #beat(): void {
-    for (const draft of this.#refusals.settle(false)) void this.#enqueue(draft, false).catch(() => undefined);
+    this.#tellRefusals(false);
     if (this.#queue.length === 0) void this.#own({ type: "heartbeat" }).catch(() => undefined);
   }
 
@@ -227,24 +249,30 @@ class OpenAuditLog implements AuditLog {
     clearTimeout(this.#timers.sign);
     delete this.#timers.sign;
     if (this.#ended !== undefined) return;
-    try {
-      await this.#opened.turn.run(() => this.#writer.sign());
-    } catch (thrown) {
-      const error = toVramError(thrown);
-      if (error.details["final"] !== false) this.#end(error);
-      else this.#options.note({ type: "audit_failed", message: error.message, final: false });
-    }
+    await this.#opened.turn
+      .run(() => this.#writer.sign())
+      .catch((thrown: unknown) => this.#noteFailure(toVramError(thrown), isFinal(thrown)));
   }
 
+  /** Prunes what is too old. What cannot be pruned now is tried again with the next segment, or tomorrow. */
   async #prune(): Promise<void> {
-    const { folder, turn } = this.#opened;
-    const beforeMs = wallMs(this.#options.clock) - this.#options.retentionDays * DAY_MS;
-    const { segments, prunedEntries, byteLength } = await findExpired(folder, this.#writer.segment, beforeMs);
-    const lastSegment = segments.at(-1);
-    if (lastSegment === undefined) return;
-    await this.#own({ type: "audit_pruned", prunedEntries, lastSegment });
-    for (const segment of segments) await turn.run(() => this.#writer.removeLines(segment));
-    this.#opened.bytes -= byteLength;
+    if (this.#isPruning || this.#ended !== undefined) return;
+    this.#isPruning = true;
+    try {
+      const { folder, turn } = this.#opened;
+      const oldestMs = wallMs(this.#options.clock) - this.#options.retentionDays * DAY_MS;
+      const { segments, prunedEntries, byteLength } = await findExpired(folder, this.#writer.segment, oldestMs);
+      const lastSegment = segments.at(-1);
+      if (lastSegment === undefined) return;
+      await this.#own({ type: "audit_pruned", prunedEntries, lastSegment });
+      for (const segment of segments) await turn.run(() => this.#writer.removeLines(segment));
+      this.#opened.bytes -= byteLength;
+    } catch (thrown) {
+      const error = toVramError(thrown);
+      if (error !== this.#ended) this.#noteFailure(error, error.details["final"] === true);
+    } finally {
+      this.#isPruning = false;
+    }
   }
 
   close(): Promise<void> {
@@ -254,10 +282,9 @@ class OpenAuditLog implements AuditLog {
 
   async #close(): Promise<void> {
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
-    for (const draft of this.#ended === undefined ? this.#refusals.settle(true) : []) {
-      void this.#enqueue(draft, false).catch(() => undefined);
-    }
+    this.#tellRefusals(true);
     const drain = async (): Promise<void> => {
+      this.#wake();
       await this.#pumping;
       await this.#sign();
       await this.#opened.turn.run(() => this.#writer.close());
@@ -266,7 +293,7 @@ class OpenAuditLog implements AuditLog {
     await within(LIMITS.journalWaitMs, drain()).catch((thrown: unknown) => {
       this.#options.note({ type: "audit_failed", message: toVramError(thrown).message, final: true });
     });
+    this.#ended ??= auditUnavailable("the audit log is closed", true);
+    for (const { reject } of this.#queue.splice(0)) reject(this.#ended);
   }
 }
-
-const DAY_MS = 24 * 3600 * 1000;

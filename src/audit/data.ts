@@ -3,8 +3,10 @@
  * of it below 32 KiB. A damaged shard of 100 GB has 200,000 ranges, and the log must hold that it was damaged, not fail
  * to. What is left out is counted: `rangesTotal`, `tensorsTotal`. A text that is too long ends in `…`.
  */
+import type { Entry } from "../journal/entry.ts";
 import { LIMITS } from "../limits.ts";
 import type { LineData } from "./line.ts";
+import type { Draft } from "./log-writer.ts";
 
 const bytesOf = (value: unknown): number => Buffer.byteLength(JSON.stringify(value));
 
@@ -66,4 +68,19 @@ export function boundedData(body: Readonly<Record<string, unknown>>): LineData {
     data.set(`${key}Total`, Math.max(value.length, typeof told === "number" ? told : 0));
   }
   return Object.fromEntries(data);
+}
+
+/** What the journal stamps on entries, and the line has fields of its own for. */
+const STAMPED: ReadonlySet<string> = new Set(["seq", "timeMs", "durability", "gates", "workerId"]);
+
+/** A draft of the line for an entry. The worker is named only where no device is. */
+export function draftOf(entry: Entry): Draft {
+  const body = Object.fromEntries(Object.entries(entry).filter(([key]) => !STAMPED.has(key)));
+  const worker = "device" in entry || entry.workerId === undefined ? {} : { workerId: entry.workerId };
+  const timeMs = Math.max(0, Math.floor(entry.timeMs));
+  return {
+    type: entry.type,
+    timeMs: Number.isSafeInteger(timeMs) ? timeMs : 0,
+    data: boundedData({ ...body, ...worker }),
+  };
 }

@@ -53,6 +53,18 @@ export function auditUnavailable(message: string, final: boolean, cause?: unknow
   });
 }
 
+/** Whether nothing is written any more after this error: an fsync that failed, and whatever nobody has foreseen. */
+export function isFinal(error: unknown): boolean {
+  if (!(error instanceof VramError)) return true;
+  return error.code !== "INVALID_ARGUMENT" && error.details["final"] !== false;
+}
+
+/** The system has no room, and said so before anything had to be synced. */
+export function isFull(error: unknown): boolean {
+  const isSync = error instanceof Error && "syscall" in error && /sync$/.test(String(error.syscall));
+  return !isSync && (isSystemError(error, "ENOSPC") || isSystemError(error, "EDQUOT"));
+}
+
 const APPEND = constants.O_WRONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 const CREATE = APPEND | constants.O_CREAT | constants.O_EXCL;
 const REPLACE = APPEND | constants.O_CREAT | constants.O_TRUNC;
@@ -214,9 +226,7 @@ class LogFilesOnDisk implements LogFiles {
         throw error;
       },
     );
-    await syncFolder(this.#folder).catch((cause: unknown) => {
-      throw auditUnavailable("the log's folder could not be synced", true, cause);
-    });
+    await this.#syncFolder();
     await this.#lines.file.close();
     await this.#leaves.file.close();
     this.#segment = next;
@@ -224,9 +234,17 @@ class LogFilesOnDisk implements LogFiles {
     this.#leaves = leaves;
   }
 
+  async #syncFolder(): Promise<void> {
+    await syncFolder(this.#folder).catch((cause: unknown) => {
+      throw auditUnavailable("the log's folder could not be synced", true, cause);
+    });
+  }
+
   async removeLines(segment: number): Promise<void> {
-    await promises.rm(join(this.#folder, segmentFile(segment, "jsonl")), { force: true });
-    await syncFolder(this.#folder);
+    await promises.rm(join(this.#folder, segmentFile(segment, "jsonl")), { force: true }).catch((cause: unknown) => {
+      throw auditUnavailable("a segment could not be removed", false, cause);
+    });
+    await this.#syncFolder();
   }
 
   async close(): Promise<void> {

@@ -40,9 +40,11 @@ async function hashLines(folder: string, number: number): Promise<Uint8Array> {
 async function countKept(folder: string, { number, hasLines, hasLeaves }: Segment): Promise<number | undefined> {
   if (!hasLeaves) return undefined;
   const path = join(folder, segmentFile(number, "leaves"));
-  const { size } = await promises.lstat(path).catch((cause: unknown) => {
+  const stats = await promises.lstat(path).catch((cause: unknown) => {
     throw unreadable(path, cause);
   });
+  if (!stats.isFile() || stats.size > LIMITS.auditLeavesBytes) throw unreadable(path);
+  const { size } = stats;
   return hasLines && (size === 0 || size % NODE_BYTES !== 0) ? undefined : Math.floor(size / NODE_BYTES);
 }
 
@@ -50,7 +52,6 @@ async function countKept(folder: string, { number, hasLines, hasLeaves }: Segmen
 function readKept(folder: string, { segment, count }: Part): Uint8Array {
   const path = join(folder, segmentFile(segment.number, "leaves"));
   const bytes = new Uint8Array(count * NODE_BYTES);
-  if (bytes.byteLength > LIMITS.auditLeavesBytes) throw unreadable(path);
   let fd: number;
   try {
     fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);

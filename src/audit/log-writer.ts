@@ -4,9 +4,10 @@
  */
 import type { KeyObject } from "node:crypto";
 import type { Clock } from "../clock.ts";
+import { toVramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import { signCheckpoint } from "./checkpoint.ts";
-import type { LogFiles } from "./durable.ts";
+import { auditUnavailable, isFinal, isFull, type LogFiles } from "./durable.ts";
 import { type EpochCause, type EpochKey, macKeyOf, nextEpochKey, whyAdvance, wipeEpochKey } from "./epochs.ts";
 import { replaceEpochKey } from "./key-files.ts";
 import { encodeLine, type LineData } from "./line.ts";
@@ -80,6 +81,10 @@ class OpenLogWriter implements LogWriter {
   #macKey: KeyObject;
   #epochBeganMs = 0;
   #isFirstOfStart = true;
+  /** Whether the file of the key still has the one before: the disk was full when it was to be replaced. */
+  #owesKey = false;
+  /** The error after which nothing is written any more, whoever comes next. */
+  #ended: Error | undefined;
   #keptSize: number;
   signedSize: number;
   bytesWritten = 0;
@@ -102,12 +107,25 @@ class OpenLogWriter implements LogWriter {
     return this.#files.segment;
   }
 
-  async commit(drafts: readonly Draft[]): Promise<Committed> {
-    await this.#advanceIfDue();
-    const left = LIMITS.auditEpochEntries - this.#position.epochEntries;
-    const room = Math.min(LIMITS.auditBatchBytes, this.#options.segmentBytes - this.#files.segmentBytes);
-    const { epoch } = this.#position;
-    return this.#store(this.#encode(drafts.slice(0, left), epoch, this.#macKey, room), epoch);
+  commit(drafts: readonly Draft[]): Promise<Committed> {
+    return this.#unlessEnded(async () => {
+      await this.#payKey();
+      await this.#advanceIfDue();
+      const left = LIMITS.auditEpochEntries - this.#position.epochEntries;
+      const room = Math.min(LIMITS.auditBatchBytes, this.#options.segmentBytes - this.#files.segmentBytes);
+      const { epoch } = this.#position;
+      return this.#store(this.#encode(drafts.slice(0, left), epoch, this.#macKey, room), epoch);
+    });
+  }
+
+  async #unlessEnded<T>(task: () => Promise<T>): Promise<T> {
+    if (this.#ended !== undefined) throw this.#ended;
+    try {
+      return await task();
+    } catch (error) {
+      if (isFinal(error)) this.#ended = toVramError(error);
+      throw error;
+    }
   }
 
   /** The lines of `drafts`, chained behind the position, as many as there is room for; at least one. */
@@ -160,7 +178,7 @@ class OpenLogWriter implements LogWriter {
 
   /** Begins the epoch after this one with a line that says so, then gives up the key of this one. */
   async #advance(because: EpochCause): Promise<void> {
-    const { stateDir, clock } = this.#options;
+    const { clock } = this.#options;
     await this.#closeEpoch();
     if (this.#isSegmentFull()) {
       await this.#files.nextSegment();
@@ -180,7 +198,17 @@ class OpenLogWriter implements LogWriter {
     this.#macKey = macKey;
     this.#isFirstOfStart = false;
     this.#epochBeganMs = this.#monotonicMs();
-    await replaceEpochKey(stateDir, next);
+    this.#owesKey = true;
+    await this.#payKey();
+  }
+
+  /** Keeps K of this epoch in its file. Until it is there nothing more is written: recovery knows of one step only. */
+  async #payKey(): Promise<void> {
+    if (!this.#owesKey) return;
+    await replaceEpochKey(this.#options.stateDir, this.#key).catch((cause: unknown) => {
+      throw auditUnavailable("the epoch key could not be replaced", !isFull(cause), cause);
+    });
+    this.#owesKey = false;
   }
 
   #monotonicMs(): number {
@@ -205,12 +233,14 @@ class OpenLogWriter implements LogWriter {
     return note;
   }
 
-  async sign(): Promise<void> {
-    if (this.signedSize !== this.size) await this.#sign();
+  sign(): Promise<void> {
+    return this.#unlessEnded(async () => {
+      if (this.signedSize !== this.size) await this.#sign();
+    });
   }
 
   removeLines(segment: number): Promise<void> {
-    return this.#files.removeLines(segment);
+    return this.#unlessEnded(() => this.#files.removeLines(segment));
   }
 
   async close(): Promise<void> {
@@ -230,7 +260,5 @@ export function wallMs(clock: Clock): number {
 }
 
 function throwFinal(error: unknown): void {
-  const isFinal =
-    !(error instanceof Error) || !("details" in error) || (error.details as { final?: unknown }).final !== false;
-  if (isFinal) throw error;
+  if (isFinal(error)) throw error;
 }

@@ -7,14 +7,15 @@ import { promises } from "node:fs";
 import { join } from "node:path";
 import type { Clock } from "../clock.ts";
 import { Mutex } from "../dispose.ts";
-import { isSystemError, writeSynced } from "../files.ts";
+import { writeSynced } from "../files.ts";
 import type { Journal } from "../journal/journal.ts";
 import { LIMITS } from "../limits.ts";
 import { type OpenFile, openLogFiles } from "./durable.ts";
 import { wipeEpochKey } from "./epochs.ts";
 import { createLogWriter, type LogWriter } from "./log-writer.ts";
 import type { NoteSigner } from "./note.ts";
-import { recoverLog, type TornLine } from "./recover.ts";
+import { recoverLog } from "./recover.ts";
+import type { TornLine } from "./torn.ts";
 
 export interface AuditLogOptions {
   /** Private to this user, and held by no other process. */
@@ -46,8 +47,24 @@ export interface OpenedLog {
   bytes: number;
   /** Removes the file that keeps room; whether there was one. */
   giveUpReserve(): Promise<boolean>;
-  /** Makes it again. Without room there is none. */
-  makeReserve(): Promise<void>;
+  /** Makes it again; whether it is there. Without room there is none. */
+  makeReserve(): Promise<boolean>;
+}
+
+/** Makes the file that keeps room, unless it is there. A crash may have left the beginning of one. */
+async function makeReserveFile(path: string): Promise<boolean> {
+  const { auditReserveFileBytes: byteLength } = LIMITS;
+  try {
+    const there = await promises.stat(path).catch(() => undefined);
+    if (there?.size === byteLength) return true;
+    await promises.rm(path, { force: true });
+    // Random, so that no file system stores it in less.
+    await writeSynced(path, randomBytes(byteLength));
+    return true;
+  } catch {
+    await promises.rm(path, { force: true }).catch(() => undefined);
+    return false;
+  }
 }
 
 /** Opens the log for writing. */
@@ -61,12 +78,7 @@ export async function openWriter(options: AuditLogOptions): Promise<OpenedLog> {
   });
   const made = { stateDir, files, position, epochKey, signer, clock, boot, signedSize, keptSize, segmentBytes };
   const reserve = join(folder, "reserve");
-  const makeReserve = async (): Promise<void> => {
-    // Random, so that no file system stores it in less.
-    await writeSynced(reserve, randomBytes(LIMITS.auditReserveFileBytes)).catch(async (error: unknown) => {
-      if (!isSystemError(error, "EEXIST")) await promises.rm(reserve, { force: true }).catch(() => undefined);
-    });
-  };
+  const makeReserve = (): Promise<boolean> => makeReserveFile(reserve);
   await makeReserve();
   return {
     folder,

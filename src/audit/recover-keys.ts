@@ -1,17 +1,18 @@
 /**
- * Continuing a log, the other half of `recover.ts`: its keys and what it has signed. Everything is judged before anything
- * is changed: keys are made only for a log without a line, K moves on only when the last line carries the next one's mac.
+ * Continuing a log, the other half of `recover.ts`: its keys and what it has signed. What is called `judge…` or `read…`
+ * changes nothing: keys are made only for a log without a line, K moves on only when the last line carries the mac of
+ * the next one, and both only once everything else was judged.
  */
-import { promises } from "node:fs";
 import { join } from "node:path";
+import { constantTimeEqual } from "../bytes.ts";
 import { VramError } from "../errors.ts";
 import { replaceFile } from "../files.ts";
 import { LIMITS } from "../limits.ts";
-import { checkCheckpoint, type LogCheckpoint } from "./checkpoint.ts";
+import { checkCheckpoint, parseCheckpoint } from "./checkpoint.ts";
 import { type EpochKey, macKeyOf, nextEpochKey, wipeEpochKey } from "./epochs.ts";
-import { createSigningKey, ensureEpochKey, readSigningKey, replaceEpochKey } from "./key-files.ts";
+import { createSigningKey, EPOCH_KEY_FILE, readEpochFile, readSigningKey } from "./key-files.ts";
 import { checkLineMac } from "./line.ts";
-import { encodeVkey, type NoteSigner, noteKeyOf } from "./note.ts";
+import { encodeVkey, type NoteSigner, noteKeyOf, parseNote } from "./note.ts";
 import { type AuditLine, parseLine } from "./parse-line.ts";
 import type { LogPosition } from "./position.ts";
 import { readWhole } from "./segments.ts";
@@ -23,44 +24,42 @@ export const damaged = (folder: string, what: string): VramError =>
     fix: "`vram audit verify` says what is wrong; to go on, move the state directory away (it is evidence) and begin anew",
   });
 
-/** Cuts a file to `length` bytes, on disk when it returns. */
-export async function cut(path: string, length: number): Promise<void> {
-  const file = await promises.open(path, "r+");
-  try {
-    await file.truncate(length);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-}
-
 /**
  * K of the epoch of the last line, which must carry its mac: the one that is kept, or the one after it, if a crash came
- * between that line and the key's replacement.
+ * between that line and the key's replacement. Undefined for a log without a line that has none yet.
  */
-export async function findEpochKey(
+export async function judgeEpochKey(
   stateDir: string,
   folder: string,
   position: LogPosition,
   last: Uint8Array | undefined,
-): Promise<EpochKey> {
-  const kept = await ensureEpochKey(stateDir);
-  if (kept.epoch === position.epoch) {
-    requireOurs(folder, position, last, kept);
-    return kept;
+): Promise<FoundEpochKey | undefined> {
+  const kept = await readEpochFile(join(stateDir, EPOCH_KEY_FILE));
+  if (kept === undefined) {
+    if (position.tree.size === 0) return undefined;
+    throw damaged(folder, "the epoch key beside it is gone");
   }
+  let key = kept;
   try {
-    if (kept.epoch + 1 !== position.epoch) {
+    if (kept.epoch + 1 === position.epoch) key = nextEpochKey(kept);
+    if (key.epoch !== position.epoch) {
       const what = position.epoch === 0 ? "the log is gone" : `its last line is of epoch ${position.epoch}`;
       throw damaged(folder, `${what}, and the key beside it is of epoch ${kept.epoch}`);
     }
-    const next = nextEpochKey(kept);
-    requireOurs(folder, position, last, next);
-    await replaceEpochKey(stateDir, next);
-    return next;
+    requireOurs(folder, position, last, key);
+    return { key, isReplaced: key === kept };
+  } catch (error) {
+    wipeEpochKey(key);
+    throw error;
   } finally {
-    wipeEpochKey(kept);
+    if (key !== kept) wipeEpochKey(kept);
   }
+}
+
+/** K as it was found, and whether its file has it already. */
+export interface FoundEpochKey {
+  readonly key: EpochKey;
+  readonly isReplaced: boolean;
 }
 
 function requireOurs(folder: string, position: LogPosition, last: Uint8Array | undefined, key: EpochKey): void {
@@ -73,8 +72,8 @@ function requireOurs(folder: string, position: LogPosition, last: Uint8Array | u
   }
 }
 
-/** The log's signer, made with the log. The public half lies beside the lines, for whoever reads them. */
-export async function findSigner(stateDir: string, folder: string, isNew: boolean): Promise<NoteSigner> {
+/** The log's signer; undefined for a log that has none yet. */
+export async function judgeSigner(stateDir: string, folder: string, isNew: boolean): Promise<NoteSigner | undefined> {
   const found = await readFoundKey(folder);
   const signer = found === undefined ? undefined : await readSigningKey(stateDir, found.name);
   if (found !== undefined && signer !== undefined) {
@@ -82,40 +81,64 @@ export async function findSigner(stateDir: string, folder: string, isNew: boolea
     throw damaged(folder, `${VKEY_FILE} is not the public half of the key in the state directory`);
   }
   if (!isNew) throw damaged(folder, "the key that signs its log checkpoints is gone");
-  const fresh = await createSigningKey(stateDir);
-  await replaceFile(join(folder, VKEY_FILE), `${encodeVkey(noteKeyOf(fresh))}\n`);
-  return fresh;
+  return undefined;
 }
 
-/** The newest log checkpoint; it must not cover more than there is. */
-export async function findSigned(
-  folder: string,
-  signer: NoteSigner,
-  entries: number,
-): Promise<LogCheckpoint | undefined> {
-  const note = await readWhole(join(folder, CHECKPOINT_FILE), LIMITS.noteBytes);
-  if (note === undefined) return undefined;
-  const checked = checkCheckpoint(note, noteKeyOf(signer));
-  if (!checked.ok) throw damaged(folder, `its log checkpoint is not ours (${checked.fault})`);
-  if (checked.checkpoint.size > entries) {
-    throw damaged(folder, `its log checkpoint covers ${checked.checkpoint.size} entries, and there are ${entries}`);
-  }
-  return checked.checkpoint;
+/** Makes a signer for a new log. The public half lies beside the lines, for whoever reads them. */
+export async function makeSigner(stateDir: string, folder: string): Promise<NoteSigner> {
+  const signer = await createSigningKey(stateDir);
+  await replaceFile(join(folder, VKEY_FILE), `${encodeVkey(noteKeyOf(signer))}\n`);
+  return signer;
 }
 
-/** Where `checkpoints` ends, without a note that was cut off; and the size its last note names. */
-export async function findKept(
-  folder: string,
-  signer: NoteSigner,
-): Promise<{ readonly bytes: number; readonly size: number }> {
-  const path = join(folder, CHECKPOINTS_FILE);
-  const all = await readWhole(path, LIMITS.auditCheckpointsBytes);
+/** The newest notes of a log, as they were found. */
+export interface FoundHeads {
+  readonly newest: Uint8Array | undefined;
+  readonly lastKept: Uint8Array | undefined;
+  /** Bytes of `checkpoints` without a note that was cut off, and with it. */
+  readonly keptBytes: number;
+  readonly fileBytes: number;
+  /** The sizes they name: the tree's roots at these are what they are compared with. */
+  readonly sizes: ReadonlySet<number>;
+}
+
+export async function readHeads(folder: string): Promise<FoundHeads> {
+  const newest = await readWhole(join(folder, CHECKPOINT_FILE), LIMITS.noteBytes);
+  const all = await readWhole(join(folder, CHECKPOINTS_FILE), LIMITS.auditCheckpointsBytes);
   const notes = all === undefined ? [] : splitNotes(all);
-  const last = notes.at(-1);
-  const bytes = notes.reduce((sum, note) => sum + note.byteLength + 1, 0);
-  const checked = last === undefined ? undefined : checkCheckpoint(last, noteKeyOf(signer));
-  if (checked?.ok === false)
-    throw damaged(folder, `the last of its ${CHECKPOINTS_FILE} is not ours (${checked.fault})`);
-  if (all !== undefined && bytes < all.byteLength) await cut(path, bytes);
-  return { bytes, size: checked?.checkpoint.size ?? 0 };
+  const sizes = new Set<number>();
+  for (const note of [newest, notes.at(-1)]) {
+    const size = note === undefined ? undefined : parseCheckpoint(parseNote(note)?.text ?? "")?.size;
+    if (size !== undefined) sizes.add(size);
+  }
+  return {
+    newest,
+    lastKept: notes.at(-1),
+    keptBytes: notes.reduce((sum, note) => sum + note.byteLength + 1, 0),
+    fileBytes: all?.byteLength ?? 0,
+    sizes,
+  };
+}
+
+/**
+ * The size that a note of ours names, 0 without a note. What it was signed over must be there as it was: `roots` has the
+ * tree's roots at the sizes that were named. Without a signer there was never a note.
+ */
+export function judgeHead(
+  folder: string,
+  file: string,
+  note: Uint8Array | undefined,
+  signer: NoteSigner | undefined,
+  roots: ReadonlyMap<number, Uint8Array>,
+): number {
+  if (note === undefined) return 0;
+  if (signer === undefined) throw damaged(folder, `${file} is there, and the log is gone`);
+  const checked = checkCheckpoint(note, noteKeyOf(signer));
+  if (!checked.ok) throw damaged(folder, `the last log checkpoint in ${file} is not ours (${checked.fault})`);
+  const { size, root } = checked.checkpoint;
+  const ours = roots.get(size);
+  if (ours === undefined)
+    throw damaged(folder, `the log checkpoint in ${file} covers ${size} entries: more than there are`);
+  if (!constantTimeEqual(ours, root)) throw damaged(folder, `its first ${size} entries are not those that were signed`);
+  return size;
 }

@@ -62,3 +62,28 @@ export function createRefusals(now: () => number): Refusals {
       ),
   };
 }
+
+/** Entries that had to proceed and could not be written down: `audit_gap` tells how many, and of which types. */
+export interface Missed {
+  add(type: string): void;
+  /** What came together since the last time; undefined if there was none. */
+  take(): { readonly entries: number; readonly types: readonly string[] } | undefined;
+}
+
+export function createMissed(): Missed {
+  const types = new Set<string>();
+  let entries = 0;
+  return {
+    add: (type) => {
+      entries += 1;
+      if (types.size < LIMITS.entryRanges) types.add(type);
+    },
+    take: () => {
+      if (entries === 0) return undefined;
+      const missed = { entries, types: [...types] };
+      entries = 0;
+      types.clear();
+      return missed;
+    },
+  };
+}

@@ -9,6 +9,8 @@ import { parseLine } from "./parse-line.ts";
 import { listSegments, segmentFile } from "./segments.ts";
 import { NODE_BYTES } from "./tree.ts";
 
+export const DAY_MS = 24 * 3600 * 1000;
+
 /** Segments to be pruned. */
 export interface Expired {
   readonly segments: readonly number[];

@@ -78,6 +78,7 @@ function commands(host: Host, done: (code: number) => void): Command {
       ]),
     )
     .addOption(stateOption())
+    .option("--metrics <file>", "write the figures of this run there, in the Prometheus text format")
     .addOption(backendOption());
   addNarrationOptions(tried);
 

@@ -103,7 +103,10 @@ export const told = {
   workerResumed: lineOf("worker_resumed", { reason: "seen" }),
   started: lineOf("service_started", {
     ...{ device: undefined, backend: "emulated", version: TEXT, policyDigest: HEX },
-    ...{ instanceId: expect.stringMatching(/^[0-9a-f]{32}$/) as string, devices: [expect.objectContaining(on(0).device)] },
+    ...{
+      instanceId: expect.stringMatching(/^[0-9a-f]{32}$/) as string,
+      devices: [expect.objectContaining(on(0).device)],
+    },
   }),
   stopped: lineOf("service_stopped", { device: undefined, because: "closed" }),
 } as const;

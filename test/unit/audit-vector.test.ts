@@ -13,6 +13,7 @@ import { checkLineMac, dataOfLine, encodeLine } from "../../src/audit/line.ts";
 import { encodeVkey, noteKeyOf, parseVkey, readNoteSigner } from "../../src/audit/note.ts";
 import { type AuditLine, parseLine } from "../../src/audit/parse-line.ts";
 import { proveConsistency, proveInclusion } from "../../src/audit/proofs.ts";
+import { checkTlogProof, encodeProofFile, parseProofFile } from "../../src/audit/tlog-proof.ts";
 import { createLogTree, createRangeRoot, leafHash } from "../../src/audit/tree.ts";
 import { toHex } from "../../src/bytes.ts";
 
@@ -156,6 +157,33 @@ describe("docs/audit.md", () => {
       expect(PAGE).toMatch(new RegExp(`\\b${hex}\\b`));
     }
   });
+
+  /** The proof of line 1, as the page shows it. */
+  const proof = (): Uint8Array => {
+    const hashes = VECTOR.inclusionOf1.map(fromHex);
+    const made = { extra: Buffer.from(VECTOR.lines[1] ?? ""), index: 1, hashes, checkpoint: Buffer.from(VECTOR.note) };
+    return encodeProofFile({ proof: made, continuation: undefined });
+  };
+
+  it("[VR-AUD-02] shows the proof of line 1, which holds", () => {
+    expect(PAGE).toContain(`\n\`\`\`\n${Buffer.from(proof()).toString()}\`\`\`\n`);
+    const read = parseProofFile(proof())?.proof;
+    expect(read && checkTlogProof(read, fromHex(VECTOR.leaves[1] ?? ""), parseVkey(VECTOR.vkey))).toMatchObject({
+      ok: true,
+    });
+  });
+
+  it.skipIf(!hasOpenssl || spawnSync("xxd", ["-v"]).status !== 0)(
+    `takes that proof apart without this package${why}`,
+    () => {
+      const [, script = ""] = /```sh\n(sed -n 's\/\^extra [\s\S]*?)```/.exec(PAGE) ?? [];
+      writeFileSync(join(folder, "proof"), proof());
+      const out = execFileSync("bash", ["-c", script], { cwd: folder, encoding: "utf8" });
+      expect(out).toContain(`${VECTOR.leaves[1] ?? ""} *stdin\n${VECTOR.inclusionOf1.join("\n")}\n`);
+      expect(out.endsWith(`${VECTOR.note.split("\n\n")[0] ?? ""}\n`)).toBe(true);
+      expect(readFileSync(join(folder, "line"), "utf8")).toBe(VECTOR.lines[1]);
+    },
+  );
 
   it("shows the commands that are run here", () => {
     expect(PAGE).toContain(`openssl ${kdfArguments("$K0", "audit/evolve/v1").join(" ")}\n`);

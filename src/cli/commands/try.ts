@@ -10,6 +10,7 @@ import type { Backend } from "../../cuda/driver.ts";
 import type { BackendChoice } from "../../device/detect.ts";
 import { optionsFromEnvironment } from "../../environment.ts";
 import { toVramError, VramError } from "../../errors.ts";
+import type { JournalReader } from "../../journal/journal.ts";
 import { type Line, line } from "../../narrate/line.ts";
 import { type OpenSystem, openSystem } from "../../open.ts";
 import type { EvictResult } from "../../residency/evict.ts";
@@ -23,6 +24,7 @@ import { createVram } from "../../vram.ts";
 import { EXIT, exitCodeFor } from "../exit.ts";
 import type { Host } from "../host.ts";
 import { printJson } from "../json.ts";
+import { openMetricsFile } from "../metrics-file.ts";
 import { type Narration, type NarrationOptions, openNarration } from "../narration.ts";
 
 export interface TryOptions extends NarrationOptions {
@@ -32,6 +34,7 @@ export interface TryOptions extends NarrationOptions {
   readonly name?: string;
   readonly format?: "auto" | SourceFormat;
   readonly stateDir?: string;
+  readonly metrics?: string;
   readonly backend?: BackendChoice;
 }
 
@@ -165,6 +168,20 @@ function conclude(stage: Stage, tried: readonly Tried[], options: TryOptions): n
 
 /** Runs the command. */
 export async function runTry(host: Host, files: readonly string[], options: TryOptions): Promise<number> {
+  const metrics = await openMetricsFile(options.metrics);
+  try {
+    return await tryFiles(host, files, options, metrics.readers);
+  } finally {
+    await metrics.write();
+  }
+}
+
+async function tryFiles(
+  host: Host,
+  files: readonly string[],
+  options: TryOptions,
+  readers: readonly JournalReader[],
+): Promise<number> {
   const json = options.json === true;
   const members = (await Promise.all(files.map((file) => expandSource(file, ["/"], nodeFileSystem)))).flat();
   if (members.length > 1 && (options.expect !== undefined || options.name !== undefined)) {
@@ -174,7 +191,7 @@ export async function runTry(host: Host, files: readonly string[], options: TryO
   narration.begin("vram try");
   const open = await openSystem({
     ...optionsFromEnvironment(host.env),
-    readers: [narration.reader],
+    readers: [narration.reader, ...readers],
     ...(options.stateDir === undefined ? {} : { stateDir: options.stateDir }),
     ...(options.backend === undefined ? {} : { backend: options.backend }),
   });
