@@ -43,7 +43,7 @@ export function addAuditCommands(program: Command, add: Add): void {
     "Print the last entries, and with -f those that are added.",
     ["vram audit tail", "vram audit tail -f", "vram audit tail -n 100 --json | jq .type"],
     async (...args) => (await import("./commands/audit-tail.ts")).runAuditTail(...args),
-    { group, jsonLines: "print the lines as they are in the log (JSON Lines); so it does without a terminal" },
+    { group, jsonLines: "print the lines as they are in the log (JSON Lines); the default without a terminal" },
   )
     .option("-n, --lines <count>", "how many; default 10")
     .option("-f, --follow", "wait for more, until interrupted")

@@ -1,6 +1,7 @@
 /** The command line: parse, run one command, turn what is thrown into words and an exit code. */
 import { Command, CommanderError, Option } from "commander";
 import { toVramError, VramError } from "../errors.ts";
+import { inOperation } from "../journal/scope.ts";
 import { VERSION } from "../version.ts";
 import { addAuditCommands } from "./audit-commands.ts";
 import type { Add, CommonOptions, Run } from "./command.ts";
@@ -26,7 +27,7 @@ function createAdd(program: Command, host: Host, done: (code: number) => void): 
         const words = args.length === 3 ? [args[0] ?? []].flat() : [];
         const options = args.at(-2) as CommonOptions;
         try {
-          done(await run(host, words as string[], options as never));
+          done(await inOperation(() => run(host, words as string[], options as never)));
         } catch (thrown) {
           const document = [group?.name(), name].filter((word) => word !== undefined).join("-");
           if (options.json === true && jsonLines === undefined) {

@@ -6,6 +6,7 @@
 import { type Clock, systemClock } from "../clock.ts";
 import type { Entry } from "../journal/entry.ts";
 import type { JournalReader } from "../journal/journal.ts";
+import { currentScope } from "../journal/scope.ts";
 import { LEVELS, type Level, type Line, printableLine } from "./line.ts";
 import { lineFor } from "./table.ts";
 
@@ -102,7 +103,9 @@ export async function createNarrator(options: NarratorOptions): Promise<Narrator
       if (told !== undefined && isLoud(told)) writer(told, factsOf(entry));
     },
     tell: (told) => {
-      if (isLoud(told)) writer(printableLine(told), { timeMs: clock.wallMs() });
+      const { correlationId } = currentScope() ?? {};
+      const facts = { timeMs: clock.wallMs(), ...(correlationId === undefined ? {} : { correlationId }) };
+      if (isLoud(told)) writer(printableLine(told), facts);
     },
   };
 }
