@@ -30,6 +30,19 @@ export function toHexDigits(bytes: Uint8Array): Uint8Array {
   return digits;
 }
 
+const BASE64_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/** The standard base64 digits of a secret, as bytes, for the same reason. Whole groups of 3 bytes only. */
+export function toBase64Digits(bytes: Uint8Array): Uint8Array {
+  assert(bytes.byteLength % 3 === 0, "base64 without padding is of groups of 3 bytes");
+  const digits = new Uint8Array((bytes.byteLength / 3) * 4);
+  for (let from = 0, to = 0; from < bytes.byteLength; from += 3, to += 4) {
+    const group = ((bytes[from] ?? 0) << 16) | ((bytes[from + 1] ?? 0) << 8) | (bytes[from + 2] ?? 0);
+    for (let nth = 0; nth < 4; nth += 1) digits[to + nth] = BASE64_DIGITS.charCodeAt((group >> (18 - 6 * nth)) & 63);
+  }
+  return digits;
+}
+
 const hexValue = (code: number): number => {
   if (code >= 0x30 && code <= 0x39) return code - 0x30;
   if (code >= 0x61 && code <= 0x66) return code - 0x57;

@@ -269,7 +269,7 @@ class OpenAuditLog implements AuditLog {
       this.#opened.bytes -= byteLength;
     } catch (thrown) {
       const error = toVramError(thrown);
-      if (error !== this.#ended) this.#noteFailure(error, error.details["final"] === true);
+      this.#noteFailure(error, error.details["final"] === true);
     } finally {
       this.#isPruning = false;
     }

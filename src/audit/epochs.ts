@@ -8,7 +8,7 @@
  * K lives in a buffer, not in a `KeyObject`, which cannot be overwritten. The `KeyObject` of a mac key is overwritten by
  * Node.js when it is collected, at a time nobody can name; at most one epoch is in the memory of a process that long.
  */
-import { createSecretKey, hkdfSync, type KeyObject, randomBytes } from "node:crypto";
+import { createSecretKey, hkdfSync, type KeyObject, randomFillSync } from "node:crypto";
 import { assert, requireInteger } from "../assert.ts";
 import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
@@ -27,7 +27,7 @@ const derive = (key: Uint8Array, info: string): Uint8Array =>
 
 /** K(0). */
 export function createEpochKey(): EpochKey {
-  return { epoch: 0, key: new Uint8Array(randomBytes(EPOCH_KEY_BYTES)) };
+  return { epoch: 0, key: randomFillSync(new Uint8Array(EPOCH_KEY_BYTES)) };
 }
 
 /** `epoch` and a copy of `key` as an epoch key; `INVALID_ARGUMENT` for anything but 32 bytes. */

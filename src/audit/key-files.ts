@@ -4,12 +4,12 @@
  *     STATE/audit-epoch.key   K of the epoch that runs: `EPOCH SPACE 64 hex digits LF`, 0600; replaced when it ends
  *     STATE/audit-log.key     the Ed25519 key that signs log checkpoints: PKCS#8 in PEM, 0600
  *
- * An escrow file is a copy of the first one with epoch 0. Digits of K never become JavaScript text. When K is replaced
+ * An escrow file is a copy of the first one with epoch 0. Digits of keys never become JavaScript text. When K is replaced
  * the old file is overwritten before it is let go; a disk that writes elsewhere (flash, copy-on-write) may keep it.
  */
 import { constants, promises } from "node:fs";
 import { join } from "node:path";
-import { fromHexDigits, toHexDigits } from "../bytes.ts";
+import { fromHexDigits, toBase64Digits, toHexDigits } from "../bytes.ts";
 import { VramError } from "../errors.ts";
 import { createFile, readPrivate, replaceFile } from "../files.ts";
 import { createOrigin } from "./checkpoint.ts";
@@ -149,13 +149,31 @@ export async function readSigningKey(stateDir: string, origin: string): Promise<
 /** A signing key for a new log under a new origin; kept on disk when it returns. */
 export async function createSigningKey(stateDir: string): Promise<NoteSigner> {
   const signer = createNoteSigner(createOrigin());
-  const pem = Buffer.from(signer.privateKey.export({ format: "pem", type: "pkcs8" }));
+  const pem = encodeSigningFile(signer);
   try {
     await replaceFile(join(stateDir, SIGNING_KEY_FILE), pem);
   } finally {
     pem.fill(0);
   }
   return signer;
+}
+
+/** PKCS#8 of Ed25519 has 48 bytes (RFC 8410 §7): one line of 64 digits. The caller zeroes them. */
+function encodeSigningFile({ privateKey }: NoteSigner): Uint8Array {
+  const der = privateKey.export({ format: "der", type: "pkcs8" });
+  const digits = toBase64Digits(der);
+  try {
+    const [begin, end] = [Buffer.from("-----BEGIN PRIVATE KEY-----\n"), Buffer.from("\n-----END PRIVATE KEY-----\n")];
+    // Not `Buffer.concat`, which takes its memory from a pool.
+    const file = new Uint8Array(begin.byteLength + digits.byteLength + end.byteLength);
+    file.set(begin);
+    file.set(digits, begin.byteLength);
+    file.set(end, begin.byteLength + digits.byteLength);
+    return file;
+  } finally {
+    der.fill(0);
+    digits.fill(0);
+  }
 }
 
 /** Where the log of a state lies. */

@@ -98,7 +98,9 @@ export function createNoteSigner(name: string): NoteSigner {
 export function readNoteSigner(name: string, pem: Uint8Array): NoteSigner {
   let privateKey: KeyObject;
   try {
-    privateKey = createPrivateKey({ key: Buffer.from(pem), format: "pem", type: "pkcs8" });
+    // A view: a copy would be one more to overwrite.
+    const key = Buffer.from(pem.buffer, pem.byteOffset, pem.byteLength);
+    privateKey = createPrivateKey({ key, format: "pem", type: "pkcs8" });
   } catch {
     // The cause could quote the key file.
     throw new VramError("INVALID_ARGUMENT", "the signing key must be a PKCS#8 file in PEM");

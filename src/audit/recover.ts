@@ -234,7 +234,9 @@ async function mend(stateDir: string, judged: Judged): Promise<{ signer: NoteSig
     epochKey ??= await ensureEpochKey(stateDir);
     if (judged.epochKey?.isReplaced === false) await replaceEpochKey(stateDir, epochKey);
     if (heads.keptBytes < heads.fileBytes) await cut(join(folder, CHECKPOINTS_FILE), heads.keptBytes);
-    await setAside(folder, lastSegment.number, found.tail, found.linesBytes);
+    await setAside(folder, lastSegment.number, found.tail);
+    // Synced even if nothing is cut off: whole lines that nobody acknowledged are about to be signed.
+    if (lastSegment.hasLines) await cut(join(folder, segmentFile(lastSegment.number, "jsonl")), found.linesBytes);
     if (found.owed.length > 0 || found.keptBytes > 0) await appendOwed(folder, lastSegment.number, found);
     return { signer, epochKey };
   } catch (error) {

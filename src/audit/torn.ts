@@ -31,13 +31,12 @@ export async function cut(path: string, length: number): Promise<void> {
   }
 }
 
-/** Puts an unterminated last line aside. After a crash in between it is put aside again: nothing is lost. */
-export async function setAside(folder: string, segment: number, tail: Uint8Array, linesBytes: number): Promise<void> {
+/** Copies an unterminated last line. After a crash before it is cut off it is copied once more: nothing is lost. */
+export async function setAside(folder: string, segment: number, tail: Uint8Array): Promise<void> {
   if (tail.byteLength === 0) return;
   const path = join(folder, `${segmentFile(segment, "jsonl").slice(0, 6)}.torn.new`);
   const before = (await readWhole(path, LIMITS.auditSegmentBytes)) ?? new Uint8Array(0);
   await replaceFile(path, Buffer.concat([before, before.byteLength > 0 ? Buffer.from("\n") : before, tail]));
-  await cut(join(folder, segmentFile(segment, "jsonl")), linesBytes);
 }
 
 /** Torn lines that were put aside and are not on record yet. */

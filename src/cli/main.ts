@@ -12,7 +12,7 @@ import { addNarrationOptions } from "./narration.ts";
 
 const backendOption = (): Option =>
   new Option("--backend <backend>", "which device answers").choices(["auto", "cuda", "emulated"]);
-const stateOption = (): Option => new Option("--state-dir <dir>", "keep keys and worker states there");
+const stateOption = (): Option => new Option("--state-dir <dir>", "keep keys, worker states and the audit log there");
 
 /** How commands of `program` are declared; the exit code of the one that runs goes to `done`. */
 function createAdd(program: Command, host: Host, done: (code: number) => void): Add {

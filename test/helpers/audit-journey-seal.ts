@@ -1,18 +1,7 @@
 /** What sealing must put into the audit log: when it works, and when there is no memory for it. */
 import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import {
-  DIGEST,
-  FIGURE,
-  MODEL,
-  type Row,
-  SHARD_ID,
-  type Stage,
-  sealModel,
-  TEXT,
-  told,
-  WRONG,
-} from "./audit-journey.ts";
+import { DIGEST, FIGURE, MODEL, type Row, SHARD_ID, type Stage, sealModel, TEXT, told } from "./audit-journey.ts";
 import { buildSafetensors } from "./model-files.ts";
 import { MIB } from "./vram.ts";
 

@@ -71,7 +71,7 @@ type Other = Readonly<Record<string, unknown>>;
 const lineOf =
   (type: Entry["type"], usual: Other) =>
   (other: Other = {}): Told => {
-    const given = Object.entries({ ...on(0), ...usual, ...other });
+    const given = Object.entries<unknown>({ ...on(0), ...usual, ...other });
     return { type, data: Object.fromEntries(given.filter(([, value]) => value !== undefined)) };
   };
 
@@ -232,7 +232,9 @@ export async function travel({ options, test, before, act, ends, calls = 1, line
     expect(await endOf(act(stage))).toBe(ends);
     found = (await readLog(stateDir)).slice(earlier);
     await stage.vram.close();
-    ids = Array.from({ length: lines.length === 0 ? 0 : calls }, () => expect.stringMatching(/^[0-9a-f-]{36}$/));
+    ids = Array.from({ length: lines.length === 0 ? 0 : calls }, (): unknown =>
+      expect.stringMatching(/^[0-9a-f-]{36}$/),
+    );
   }
   expect(wordsOf(found)).toEqual(lines);
   expect([...new Set(found.map(({ correlationId }) => correlationId))], "one correlation id a call").toEqual(ids);

@@ -42,7 +42,7 @@ describe("vram audit prove", () => {
     );
     const file = await privateFile("a.tlog-proof", alone.out);
     expect((await check(file)).out).toBe(
-      `✓ entry 17 is in the log vram-residency/0123456789abcdef, signed over 250 entries\n  seal_verified: ${"bytesCovered=69632 device.ordinal=0 device.uuid=EMU-0 durationMs=2.125 story="}\n`,
+      `✓ entry 17 is in the log vram-residency/0123456789abcdef, signed over 250 entries\n  seal_verified: bytesCovered=69632 device.ordinal=0 device.uuid=EMU-0 durationMs=2.125 story=\n`,
     );
     // A log checkpoint of the same size needs no proof, of another size it does.
     expect((await check(file, "--since", await privateFile("since", headOf(LOG, 250)))).code).toBe(0);
@@ -170,9 +170,7 @@ describe("vram audit prove --check", () => {
 
   it("[VR-AUD-02] refuses a leaf that was signed and is not the line of its seq", async () => {
     const swapped = { ...withLines(LOG, LOG.lines.with(3, LOG.lines[4] ?? new Uint8Array(0))), heads: [250] };
-    const { prove: unused, ...honest } = { prove };
-    expect(Object.keys(honest)).toEqual([]);
-    expect(await unused(await stateWith(swapped), "3")).toMatchObject({ code: 3 });
+    expect(await prove(await stateWith(swapped), "3")).toMatchObject({ code: 3 });
     // As somebody with the signing key would make it, without asking us.
     const hashes = referenceInclusion(swapped.lines.map(leafHash), 3).map((hash) =>
       Buffer.from(hash).toString("base64"),

@@ -63,19 +63,13 @@ describe("vram audit tail", () => {
       .toString()
       .split("\n");
     const late = first.replace('"time":1767225600000', '"time":9007199254740991');
-    const files = new Map([
-      ...filesOf(log),
-      ["000001.jsonl", Buffer.from([...log.lines.map(String), late, `${evil}\xff`, "x".repeat(70_000), ""].join("\n"))],
-    ] as [string, Uint8Array][]);
-    files.set(
-      "000001.jsonl",
-      Buffer.concat([
-        ...log.lines.flatMap((line) => [line, Buffer.from("\n")]),
-        Buffer.from(`${late}\n${evil}\n`),
-        Buffer.from([0xff, 0xfe, 0x0a]),
-        Buffer.from(`${"x".repeat(70_000)}\n`),
-      ]),
-    );
+    const text = Buffer.concat([
+      ...log.lines.flatMap((line) => [line, Buffer.from("\n")]),
+      Buffer.from(`${late}\n${evil}\n`),
+      Buffer.from([0xff, 0xfe, 0x0a]),
+      Buffer.from(`${"x".repeat(70_000)}\n`),
+    ]);
+    const files = new Map([...filesOf(log), ["000001.jsonl", text]]);
     const stateDir = await stateWith(files);
     const people = await shown(stateDir, "-n", "100");
     expect(people.code).toBe(0);

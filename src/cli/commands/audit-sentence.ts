@@ -13,6 +13,8 @@ export interface Told {
   readonly tone: "plain" | "good" | "bad";
 }
 
+const TONES: Readonly<Record<Told["tone"], true>> = { plain: true, good: true, bad: true };
+
 /** Characters of one value, and of a whole sentence made of them. */
 const VALUE_CHARACTERS = 80;
 const SENTENCE_CHARACTERS = 400;
@@ -35,6 +37,8 @@ function narrated(type: string, data: LineData): Told | undefined {
     const told = lineFor({ ...data, type } as unknown as Entry);
     if (told === undefined) return undefined;
     const { target, human, tone } = told;
+    // A type may be the name of something that every object has.
+    if (typeof human !== "string" || !Object.hasOwn(TONES, tone)) return undefined;
     const isNamed = target === "" || human.includes(target);
     return { sentence: isNamed ? human : `${target}: ${human}`, tone };
   } catch {

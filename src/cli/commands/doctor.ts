@@ -87,7 +87,11 @@ async function deviceChecks(given: VramOptions): Promise<{ checks: Check[]; devi
         open.devices.map(async (device) => healthChecks(device.info, await device.health())),
       );
       const policy: Check = { id: "policy", status: "ok", what: "every device satisfies the VRAM-only policy" };
-      return { checks: [...devices.flatMap(deviceCheck), ...health.flat(), policy], devices };
+      const log: Check[] =
+        open.logKey === undefined
+          ? []
+          : [{ id: "audit", status: "ok", what: `the audit log can be written; its log key is ${open.logKey}` }];
+      return { checks: [...devices.flatMap(deviceCheck), ...health.flat(), policy, ...log], devices };
     } finally {
       await vram.close();
     }
