@@ -20,9 +20,15 @@ export function fromHex(text: string, byteLength: number, name: string): Uint8Ar
 
 const HEX_DIGITS = "0123456789abcdef";
 
+/**
+ * Memory for a secret. V8 keeps arrays of up to 64 bytes on its own heap, where it moves them, and copies them when they
+ * are handed to native code: what is overwritten then is one of several. A buffer of its own is not moved.
+ */
+export const secretBytes = (byteLength: number): Uint8Array => new Uint8Array(new ArrayBuffer(byteLength));
+
 /** The lower-case hex digits of a secret, as bytes: text in JavaScript could not be erased. The caller zeroes them. */
 export function toHexDigits(bytes: Uint8Array): Uint8Array {
-  const digits = new Uint8Array(bytes.byteLength * 2);
+  const digits = secretBytes(bytes.byteLength * 2);
   bytes.forEach((byte, index) => {
     digits[index * 2] = HEX_DIGITS.charCodeAt(byte >> 4);
     digits[index * 2 + 1] = HEX_DIGITS.charCodeAt(byte & 15);
@@ -35,7 +41,7 @@ const BASE64_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
 /** The standard base64 digits of a secret, as bytes, for the same reason. Whole groups of 3 bytes only. */
 export function toBase64Digits(bytes: Uint8Array): Uint8Array {
   assert(bytes.byteLength % 3 === 0, "base64 without padding is of groups of 3 bytes");
-  const digits = new Uint8Array((bytes.byteLength / 3) * 4);
+  const digits = secretBytes((bytes.byteLength / 3) * 4);
   for (let from = 0, to = 0; from < bytes.byteLength; from += 3, to += 4) {
     const group = ((bytes[from] ?? 0) << 16) | ((bytes[from + 1] ?? 0) << 8) | (bytes[from + 2] ?? 0);
     for (let nth = 0; nth < 4; nth += 1) digits[to + nth] = BASE64_DIGITS.charCodeAt((group >> (18 - 6 * nth)) & 63);
@@ -52,7 +58,7 @@ const hexValue = (code: number): number => {
 
 /** The secret whose hex digits (any case) these bytes are; undefined unless there are exactly `byteLength` × 2. */
 export function fromHexDigits(digits: Uint8Array, byteLength: number): Uint8Array | undefined {
-  const bytes = new Uint8Array(byteLength);
+  const bytes = secretBytes(byteLength);
   let valid = digits.byteLength === byteLength * 2;
   for (let index = 0; valid && index < byteLength; index += 1) {
     const high = hexValue(digits[index * 2] ?? 0);

@@ -8,8 +8,9 @@
  * K lives in a buffer, not in a `KeyObject`, which cannot be overwritten. The `KeyObject` of a mac key is overwritten by
  * Node.js when it is collected, at a time nobody can name; at most one epoch is in the memory of a process that long.
  */
-import { createSecretKey, hkdfSync, type KeyObject, randomFillSync } from "node:crypto";
+import { createHmac, createSecretKey, type KeyObject, randomFillSync } from "node:crypto";
 import { assert, requireInteger } from "../assert.ts";
+import { secretBytes } from "../bytes.ts";
 import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 
@@ -22,12 +23,23 @@ export interface EpochKey {
   readonly key: Uint8Array;
 }
 
-const derive = (key: Uint8Array, info: string): Uint8Array =>
-  new Uint8Array(hkdfSync("sha256", key, "", info, EPOCH_KEY_BYTES));
+/**
+ * HKDF-SHA256 of K with an empty salt, one block of it (RFC 5869 §2). Not `hkdfSync`: it makes a `KeyObject` of K, and
+ * of a key that was given up nothing may stay.
+ */
+function derive(key: Uint8Array, info: string): Uint8Array {
+  const extracted = createHmac("sha256", new Uint8Array(EPOCH_KEY_BYTES)).update(key).digest();
+  try {
+    const expanded = createHmac("sha256", extracted).update(info).update(Uint8Array.of(1)).digest();
+    return new Uint8Array(expanded.buffer, expanded.byteOffset, expanded.byteLength);
+  } finally {
+    extracted.fill(0);
+  }
+}
 
 /** K(0). */
 export function createEpochKey(): EpochKey {
-  return { epoch: 0, key: randomFillSync(new Uint8Array(EPOCH_KEY_BYTES)) };
+  return { epoch: 0, key: randomFillSync(secretBytes(EPOCH_KEY_BYTES)) };
 }
 
 /** `epoch` and a copy of `key` as an epoch key; `INVALID_ARGUMENT` for anything but 32 bytes. */
@@ -38,7 +50,9 @@ export function epochKeyFrom(epoch: number, key: Uint8Array): EpochKey {
       details: { argument: "key" },
     });
   }
-  return { epoch, key: key.slice() };
+  const copy = secretBytes(EPOCH_KEY_BYTES);
+  copy.set(key);
+  return { epoch, key: copy };
 }
 
 /** Overwrites K with zeros. It must not be used after. */
