@@ -20,11 +20,17 @@ export const systemClock: Clock = {
   },
 };
 
-/** Rejects unless `answer` comes within `ms`, by the machine's clock. What was asked is not called off. */
-export async function within(ms: number, answer: Promise<void>): Promise<void> {
+/**
+ * Rejects unless `answer` comes within `ms`, by the machine's clock. What was asked is not called off; `onLate` may do
+ * that.
+ */
+export async function within(ms: number, answer: Promise<void>, onLate?: () => void): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
+    timer = setTimeout(() => {
+      onLate?.();
+      reject(new Error(`no answer within ${ms} ms`));
+    }, ms);
   });
   try {
     await Promise.race([answer, late]);

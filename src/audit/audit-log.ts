@@ -5,15 +5,17 @@
  * an fsync that failed ends the log for this process.
  */
 import { within } from "../clock.ts";
-import { toVramError, type VramError } from "../errors.ts";
+import { toVramError, VramError } from "../errors.ts";
 import type { Entry, LogBody } from "../journal/entry.ts";
 import type { JournalReader } from "../journal/journal.ts";
+import { onNobodysBehalf } from "../journal/scope.ts";
 import { LIMITS } from "../limits.ts";
 import { boundedData, draftOf } from "./data.ts";
 import { auditUnavailable, isFinal } from "./durable.ts";
 import { type Draft, type LogWriter, wallMs } from "./log-writer.ts";
 import { encodeVkey, noteKeyOf } from "./note.ts";
 import { type AuditLogOptions, type OpenedLog, openWriter } from "./open-writer.ts";
+import { type EntryKind, EntryQueue } from "./queue.ts";
 import { createMissed, createRefusals } from "./refusals.ts";
 import { DAY_MS, findExpired } from "./retention.ts";
 import { settleTorn } from "./torn.ts";
@@ -26,25 +28,19 @@ export interface AuditLog {
   close(): Promise<void>;
 }
 
-/** An entry on its way to the disk. */
-interface Waiting {
-  readonly draft: Draft;
-  readonly gates: boolean;
-  readonly resolve: () => void;
-  readonly reject: (error: VramError) => void;
-}
-
 /** Opens the log of a state, making it where there is none, and mends what a crash left. */
 export async function openAuditLog(options: AuditLogOptions): Promise<AuditLog> {
-  const opened = await openWriter(options);
-  const log = new OpenAuditLog(options, opened);
-  try {
-    await log.begin();
-  } catch (error) {
-    await log.close();
-    throw error;
-  }
-  return log;
+  // Its timers and writes serve everyone.
+  return onNobodysBehalf(async () => {
+    const log = new OpenAuditLog(options, await openWriter(options));
+    try {
+      await within(LIMITS.journalWaitMs, log.begin());
+      return log;
+    } catch (error) {
+      await log.close();
+      throw error instanceof VramError ? error : auditUnavailable("the audit log could not be begun", true, error);
+    }
+  });
 }
 
 class OpenAuditLog implements AuditLog {
@@ -54,7 +50,7 @@ class OpenAuditLog implements AuditLog {
   readonly #opened: OpenedLog;
   readonly #writer: LogWriter;
   readonly #refusals = createRefusals(() => performance.now());
-  #queue: Waiting[] = [];
+  readonly #queue: EntryQueue;
   /** Entries that had to proceed and found no place. */
   readonly #missed = createMissed();
   #pumping: Promise<void> | undefined;
@@ -70,14 +66,16 @@ class OpenAuditLog implements AuditLog {
     this.#options = options;
     this.#opened = opened;
     this.#writer = opened.writer;
+    this.#queue = new EntryQueue(options.maxBytes, () => opened.bytes + opened.writer.bytesWritten);
     this.vkey = encodeVkey(noteKeyOf(opened.signer));
-    this.reader = { required: options.mode === "required", accept: (entry) => this.#accept(entry) };
+    const accept: JournalReader["accept"] = (entry, withdrawn) => this.#accept(entry, withdrawn);
+    this.reader = { required: options.mode === "required", accept };
   }
 
   /** Puts on record what recovery set aside, and prunes what is too old. */
   async begin(): Promise<void> {
     for (const torn of this.#opened.torn) {
-      await this.#own({ type: "audit_recovered", segment: torn.segment, tornBytes: torn.byteLength });
+      await this.#own({ type: "audit_recovered", segment: torn.segment, tornBytes: torn.byteLength }, "anyway");
       await settleTorn(this.#opened.folder, torn);
     }
     await this.#prune();
@@ -85,46 +83,41 @@ class OpenAuditLog implements AuditLog {
     this.#timers.prune = setInterval(() => void this.#prune(), DAY_MS).unref();
   }
 
-  #accept(entry: Entry): Promise<void> | undefined {
+  #accept(entry: Entry, withdrawn?: AbortSignal): Promise<void> | undefined {
     if (entry.durability !== "durable") return undefined;
     if (this.#closing !== undefined) throw auditUnavailable("the audit log is closed", true);
     if (this.#ended !== undefined) throw this.#ended;
     this.#tellRefusals(false);
     const draft = draftOf(entry);
     if (!this.#refusals.take(draft)) return undefined;
-    return this.#offer(draft, entry.gates);
+    if (!entry.gates) return this.#offer(draft);
+    withdrawn?.addEventListener("abort", () => this.#queue.withdraw(draft), { once: true });
+    return this.#enqueue(draft, "gates");
   }
 
-  /** An entry that somebody else asked for. One that had to proceed and finds no place is counted. */
-  #offer(draft: Draft, gates: boolean): Promise<void> {
-    if (!gates && this.#refusalOf(false) !== undefined) this.#missed.add(draft.type);
-    return this.#enqueue(draft, gates);
+  /** An entry of what proceeds anyway. One that finds no place is counted. */
+  #offer(draft: Draft): Promise<void> {
+    if (this.#refusalOf("anyway") !== undefined) this.#missed.add(draft.type);
+    return this.#enqueue(draft, "anyway");
   }
 
   /** Resolves when the entry is on disk. */
-  async #enqueue(draft: Draft, gates: boolean): Promise<void> {
-    const refusal = this.#refusalOf(gates);
+  async #enqueue(draft: Draft, kind: EntryKind): Promise<void> {
+    const refusal = this.#refusalOf(kind);
     if (refusal !== undefined) throw refusal;
-    return new Promise((resolve, reject) => {
-      this.#queue.push({ draft, gates, resolve, reject });
-      this.#wake();
-    });
+    const written = this.#queue.add(draft, kind);
+    this.#wake();
+    return written;
   }
 
-  /** Why there is no room for another entry. */
-  #refusalOf(gates: boolean): VramError | undefined {
-    if (this.#ended !== undefined) return this.#ended;
-    const { maxBytes } = this.#options;
-    const bytes = this.#opened.bytes + this.#writer.bytesWritten;
-    if (bytes >= (gates ? maxBytes - Math.min(LIMITS.auditReservedBytes, maxBytes / 2) : maxBytes)) {
-      return auditUnavailable(`the audit log has reached its limit of ${maxBytes} bytes`, false);
-    }
-    const room = gates ? LIMITS.auditQueueEntries : LIMITS.auditQueueAnyway;
-    return this.#queue.length < room ? undefined : auditUnavailable("too many entries wait for the disk", false);
+  #refusalOf(kind: EntryKind): VramError | undefined {
+    return this.#ended ?? this.#queue.refusalOf(kind);
   }
 
   #wake(): void {
-    if (this.#queue.length > 0 && this.#ended === undefined) this.#pumping ??= this.#pump();
+    if (this.#queue.length > 0 && this.#ended === undefined) {
+      this.#pumping ??= onNobodysBehalf(() => this.#pump());
+    }
   }
 
   /** Writes until nothing waits. That it has ended is noted in the same turn, so that no entry waits for nobody. */
@@ -147,9 +140,16 @@ class OpenAuditLog implements AuditLog {
   /** Writes of the first `count` entries that wait as many as go into one write. */
   async #commit(count: number): Promise<void> {
     const startMs = performance.now();
-    const batch = this.#queue.slice(0, Math.min(count, LIMITS.auditQueueEntries)).map(({ draft }) => draft);
-    const { drafts, byteLength } = await this.#opened.turn.run(() => this.#writer.commit(batch));
-    for (const { resolve } of this.#queue.splice(0, drafts)) resolve();
+    const { drafts, byteLength } = await this.#opened.turn.run(async () => {
+      let written = 0;
+      try {
+        const committed = await this.#writer.commit(this.#queue.begin(count));
+        written = committed.drafts;
+        return committed;
+      } finally {
+        this.#queue.end(written);
+      }
+    });
     const durationMs = performance.now() - startMs;
     this.#options.note({
       type: "audit_committed",
@@ -167,32 +167,31 @@ class OpenAuditLog implements AuditLog {
 
   /** On a disk that was full: first what must proceed, and what gates only once the reserve is there again. */
   async #commitBlocked(): Promise<void> {
-    const anyway = this.#queue.filter(({ gates }) => !gates);
-    if (anyway.length > 0) {
-      this.#queue = [...anyway, ...this.#queue.filter(({ gates }) => gates)];
-      await this.#commit(anyway.length);
+    const anyway = this.#queue.anywayFirst();
+    if (anyway > 0) {
+      await this.#commit(anyway);
       return;
     }
     if (await this.#opened.makeReserve()) this.#isBlocked = false;
-    else this.#rejectGates(auditUnavailable("the disk of the audit log is full", false));
+    else this.#queue.rejectGates(auditUnavailable("the disk of the audit log is full", false));
   }
 
   /** What to do about entries that could not be written: whether to stop trying for now. */
   async #isStuck(error: VramError): Promise<boolean> {
     if (error.code === "INVALID_ARGUMENT") {
-      this.#queue.shift()?.reject(error);
+      this.#queue.rejectFirst(error);
       return false;
     }
     if (isFinal(error)) {
       this.#end(error);
       return true;
     }
-    this.#rejectGates(error);
+    this.#queue.rejectGates(error);
     if (!this.#isBlocked) this.#options.note({ type: "audit_failed", message: error.message, final: false });
     this.#isBlocked = true;
     if (this.#queue.length === 0 || (await this.#opened.giveUpReserve())) return false;
     // They stay in the queue; whoever waits for them is told that they are not on disk.
-    for (const { reject } of this.#queue) reject(auditUnavailable("queued until there is room", false, error));
+    this.#queue.tellAll(auditUnavailable("queued until there is room", false, error));
     clearTimeout(this.#timers.retry);
     if (this.#closing === undefined) {
       this.#timers.retry = setTimeout(() => this.#wake(), LIMITS.auditRetryMs).unref();
@@ -200,17 +199,12 @@ class OpenAuditLog implements AuditLog {
     return true;
   }
 
-  #rejectGates(error: VramError): void {
-    const waiting = this.#queue;
-    this.#queue = waiting.filter(({ gates }) => !gates);
-    for (const { gates, reject } of waiting) if (gates) reject(error);
-  }
-
   /** Nothing is written any more by this process. */
-  #end(error: VramError): void {
+  #end(cause: VramError): void {
     if (this.#ended !== undefined) return;
+    const error = cause.code === "AUDIT_UNAVAILABLE" ? cause : auditUnavailable("the audit log has ended", true, cause);
     this.#ended = error;
-    for (const { reject } of this.#queue.splice(0)) reject(error);
+    this.#queue.rejectAll(error);
     this.#options.note({ type: "audit_failed", message: error.message, final: true });
   }
 
@@ -222,27 +216,29 @@ class OpenAuditLog implements AuditLog {
 
   /** Entries that found no place are told of as soon as anything can be written again. */
   #tellGap(): void {
-    if (this.#refusalOf(false) !== undefined) return;
+    if (this.#refusalOf("anyway") !== undefined) return;
     const missed = this.#missed.take();
     // In the queue it is told, sooner or later.
-    if (missed !== undefined) void this.#own({ type: "audit_gap", ...missed }).catch(() => undefined);
+    if (missed !== undefined) void this.#own({ type: "audit_gap", ...missed }, "anyway").catch(() => undefined);
   }
 
   /** Refused requests that were counted only: the sums of minutes that are over, or all. */
   #tellRefusals(all: boolean): void {
-    for (const draft of this.#refusals.settle(all)) void this.#offer(draft, false).catch(() => undefined);
+    for (const draft of this.#refusals.settle(all)) void this.#offer(draft).catch(() => undefined);
   }
 
   /** An entry of the log's own; the journal hears of it once it is on disk. */
-  async #own(body: LogBody): Promise<void> {
+  async #own(body: LogBody, kind: EntryKind): Promise<void> {
     const timeMs = wallMs(this.#options.clock);
-    await this.#enqueue({ type: body.type, timeMs, data: boundedData({ ...body }) }, false);
+    await this.#enqueue({ type: body.type, timeMs, data: boundedData({ ...body }) }, kind);
     this.#options.note(body);
   }
 
   #beat(): void {
     this.#tellRefusals(false);
-    if (this.#queue.length === 0) void this.#own({ type: "heartbeat" }).catch(() => undefined);
+    // Not into what is reserved: nobody is lost without it.
+    if (this.#queue.length > 0 || this.#refusalOf("gates") !== undefined) return;
+    void this.#own({ type: "heartbeat" }, "anyway").catch(() => undefined);
   }
 
   async #sign(): Promise<void> {
@@ -261,10 +257,10 @@ class OpenAuditLog implements AuditLog {
     try {
       const { folder, turn } = this.#opened;
       const oldestMs = wallMs(this.#options.clock) - this.#options.retentionDays * DAY_MS;
-      const { segments, prunedEntries, byteLength } = await findExpired(folder, this.#writer.segment, oldestMs);
+      const { segments, byteLength, ...counts } = await findExpired(folder, this.#writer.segment, oldestMs);
       const lastSegment = segments.at(-1);
       if (lastSegment === undefined) return;
-      await this.#own({ type: "audit_pruned", prunedEntries, lastSegment });
+      await this.#own({ type: "audit_pruned", ...counts, lastSegment }, "makesRoom");
       for (const segment of segments) await turn.run(() => this.#writer.removeLines(segment));
       this.#opened.bytes -= byteLength;
     } catch (thrown) {
@@ -294,6 +290,6 @@ class OpenAuditLog implements AuditLog {
       this.#options.note({ type: "audit_failed", message: toVramError(thrown).message, final: true });
     });
     this.#ended ??= auditUnavailable("the audit log is closed", true);
-    for (const { reject } of this.#queue.splice(0)) reject(this.#ended);
+    this.#queue.rejectAll(this.#ended);
   }
 }

@@ -4,7 +4,7 @@
  *
  *     commit        pwrite lines → fdatasync → acknowledged → pwrite leaf hashes (not synced: they follow from the lines)
  *     sign          write checkpoint.tmp → fdatasync → rename over `checkpoint`
- *     close epoch   sign → pwrite the same note to `checkpoints` → fdatasync
+ *     close epoch   sign → fsync folder → pwrite the same note to `checkpoints` → fdatasync
  *     next epoch    close epoch → commit `epoch_started` → replace K (key-files.ts)
  *     next segment  close epoch → fdatasync leaf hashes → create lines, create leaf hashes → fsync folder → next epoch
  *     prune         commit `audit_pruned` → unlink lines → fsync folder
@@ -43,9 +43,16 @@ export interface LogFiles {
   close(): Promise<void>;
 }
 
+/** What the system said, without the path: this goes into entries. */
+function reasonOf(cause: unknown): string {
+  if (!(cause instanceof Error)) return String(cause);
+  if (!("syscall" in cause)) return cause.message;
+  return cause.message.replace(/, [a-z]+ '.*$/s, "");
+}
+
 /** The refusal of an entry. `final`: this process writes no more of them. */
 export function auditUnavailable(message: string, final: boolean, cause?: unknown): VramError {
-  const why = cause instanceof Error ? `${message}: ${cause.message}` : message;
+  const why = cause === undefined ? message : `${message}: ${reasonOf(cause)}`;
   return new VramError("AUDIT_UNAVAILABLE", why, {
     cause,
     details: { final },
@@ -202,13 +209,19 @@ class LogFilesOnDisk implements LogFiles {
     try {
       await append(at, note);
       await sync(at);
-      await promises.rename(path, join(this.#folder, CHECKPOINT_FILE));
+      await promises.rename(path, join(this.#folder, CHECKPOINT_FILE)).catch((cause: unknown) => {
+        throw auditUnavailable("the log checkpoint could not be replaced", !isFull(cause), cause);
+      });
     } finally {
       await file.close();
     }
   }
 
   async keepCheckpoint(note: Uint8Array): Promise<void> {
+    // The newest log checkpoint must not be the older one, whatever order the disk prefers.
+    await syncFolder(this.#folder).catch((cause: unknown) => {
+      throw auditUnavailable("the log's folder could not be synced", true, cause);
+    });
     const bytes = Buffer.concat([note, Buffer.from("\n")]);
     await append(this.#kept, bytes);
     await sync(this.#kept);
@@ -248,7 +261,13 @@ class LogFilesOnDisk implements LogFiles {
   }
 
   async close(): Promise<void> {
-    await this.#payLeaves().catch(() => undefined);
+    try {
+      await this.#payLeaves();
+      await this.#leaves.file.datasync();
+      await syncFolder(this.#folder);
+    } catch {
+      // Leaf hashes follow from the lines, and any log checkpoint of ours is as good: the next start does without.
+    }
     for (const { file } of [this.#lines, this.#leaves, this.#kept]) await file.close();
   }
 }

@@ -9,7 +9,7 @@ import type { MacKeys } from "./epochs.ts";
 import { checkLineMac } from "./line.ts";
 import type { Problem, ProblemReason } from "./log-report.ts";
 import { type AuditLine, type ParsedLine, parseLine } from "./parse-line.ts";
-import { leafHash, NODE_BYTES } from "./tree.ts";
+import { isUnwritten, leafHash, NODE_BYTES } from "./tree.ts";
 
 /** Who is told what. */
 export interface ChainReader {
@@ -38,6 +38,8 @@ export interface KeptLeaves {
   readonly firstSeq: number;
   /** Joined; the last one may be cut. */
   readonly leaves: Uint8Array;
+  /** Of a segment that grows: they follow their lines, and may be zeros after a crash. */
+  readonly mayLag: boolean;
 }
 
 export interface LineChain {
@@ -64,7 +66,7 @@ function keptLeaf({ kept, leaf }: Seen, seq: number): "same" | "differs" | "none
   if (kept === undefined) return "none";
   const at = (seq - kept.firstSeq) * NODE_BYTES;
   const hash = kept.leaves.subarray(at, at + NODE_BYTES);
-  if (at < 0 || hash.byteLength < NODE_BYTES) return "none";
+  if (at < 0 || hash.byteLength < NODE_BYTES || (kept.mayLag && isUnwritten(hash))) return "none";
   return constantTimeEqual(hash, leaf) ? "same" : "differs";
 }
 

@@ -61,6 +61,8 @@ export interface LogWriterOptions {
   readonly keptSize: number;
   /** Bytes of lines in one segment; no less than two lines. */
   readonly segmentBytes: number;
+  /** Told of each epoch that has begun. */
+  readonly onEpoch?: (because: EpochCause) => void;
 }
 
 interface Encoded {
@@ -199,6 +201,7 @@ class OpenLogWriter implements LogWriter {
     this.#isFirstOfStart = false;
     this.#epochBeganMs = this.#monotonicMs();
     this.#owesKey = true;
+    this.#options.onEpoch?.(because);
     await this.#payKey();
   }
 

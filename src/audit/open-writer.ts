@@ -11,7 +11,7 @@ import { writeSynced } from "../files.ts";
 import type { Journal } from "../journal/journal.ts";
 import { LIMITS } from "../limits.ts";
 import { type OpenFile, openLogFiles } from "./durable.ts";
-import { wipeEpochKey } from "./epochs.ts";
+import { type EpochCause, wipeEpochKey } from "./epochs.ts";
 import { createLogWriter, type LogWriter } from "./log-writer.ts";
 import type { NoteSigner } from "./note.ts";
 import { recoverLog } from "./recover.ts";
@@ -76,7 +76,20 @@ export async function openWriter(options: AuditLogOptions): Promise<OpenedLog> {
     wipeEpochKey(epochKey);
     throw error;
   });
-  const made = { stateDir, files, position, epochKey, signer, clock, boot, signedSize, keptSize, segmentBytes };
+  const onEpoch = (because: EpochCause): void => options.note({ type: "epoch_started", because });
+  const made = {
+    stateDir,
+    files,
+    position,
+    epochKey,
+    signer,
+    clock,
+    boot,
+    signedSize,
+    keptSize,
+    segmentBytes,
+    onEpoch,
+  };
   const reserve = join(folder, "reserve");
   const makeReserve = (): Promise<boolean> => makeReserveFile(reserve);
   await makeReserve();

@@ -3,6 +3,7 @@
  * line was pruned or is not asked for, or not at all. Judges what is wrong with the files themselves: a missing one, a
  * line that is cut off, kept leaf hashes that are not as many as the lines.
  */
+import { isSystemError } from "../files.ts";
 import type { KeptLeaves, LineChain } from "./line-chain.ts";
 import type { ProblemList } from "./log-report.ts";
 import { listSegments, readLeaves, readLines, type Segment } from "./segments.ts";
@@ -72,6 +73,24 @@ function judgeKept(run: LogReading, kept: KeptLeaves, lineCount: number, number:
   run.problems.add({ reason: "leaves", seq, lastSeq, message });
 }
 
+/** Segments that were pruned after they were listed, by a writer at work, are taken by their kept leaf hashes. */
+async function readUnlessPruned(
+  run: LogReading,
+  segment: Segment,
+  isLast: boolean,
+  kept: KeptLeaves | undefined,
+): Promise<void> {
+  try {
+    await readSegment(run, segment, isLast, kept);
+  } catch (error) {
+    const isGone = error instanceof Error && isSystemError(error.cause, "ENOENT");
+    if (!isGone || kept === undefined) throw error;
+    const { segments } = await listSegments(run.folder);
+    if (segments.some(({ number, hasLines }) => hasLines && number <= segment.number)) throw error;
+    skipSegment(run, segment, kept.leaves);
+  }
+}
+
 async function readSegment(
   run: LogReading,
   segment: Segment,
@@ -115,11 +134,11 @@ export async function readSegments(run: LogReading): Promise<void> {
     }
     const isLast = number === lastNumber;
     const leaves = segment.hasLeaves ? await readLeaves(run.folder, number) : undefined;
-    const kept = leaves === undefined ? undefined : { firstSeq: keptSeq, leaves };
+    const kept = leaves === undefined ? undefined : { firstSeq: keptSeq, leaves, mayLag: isLast };
     const keptEnd = keptSeq + (leaves === undefined ? 0 : wholeHashes(leaves));
     const isBefore = !isLast && keptEnd <= run.from;
     if (leaves !== undefined && (isBefore || !segment.hasLines)) skipSegment(run, segment, leaves);
-    else await readSegment(run, segment, isLast, kept);
+    else await readUnlessPruned(run, segment, isLast, kept);
     keptSeq = leaves === undefined ? run.chain.pushed : keptEnd;
     run.endedEarly ||= run.chain.next > run.to && !isLast;
     if (run.endedEarly) return;

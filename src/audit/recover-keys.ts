@@ -39,20 +39,20 @@ export async function judgeEpochKey(
     if (position.tree.size === 0) return undefined;
     throw damaged(folder, "the epoch key beside it is gone");
   }
-  let key = kept;
+  const isNext = kept.epoch + 1 === position.epoch;
+  const key = isNext ? nextEpochKey(kept) : kept;
   try {
-    if (kept.epoch + 1 === position.epoch) key = nextEpochKey(kept);
     if (key.epoch !== position.epoch) {
       const what = position.epoch === 0 ? "the log is gone" : `its last line is of epoch ${position.epoch}`;
       throw damaged(folder, `${what}, and the key beside it is of epoch ${kept.epoch}`);
     }
     requireOurs(folder, position, last, key);
-    return { key, isReplaced: key === kept };
+    return { key, isReplaced: !isNext };
   } catch (error) {
     wipeEpochKey(key);
     throw error;
   } finally {
-    if (key !== kept) wipeEpochKey(kept);
+    if (isNext) wipeEpochKey(kept);
   }
 }
 
@@ -66,8 +66,8 @@ function requireOurs(folder: string, position: LogPosition, last: Uint8Array | u
   if (last === undefined) return;
   const parsed = parseLine(last);
   const line: AuditLine | undefined = parsed.ok ? parsed.line : undefined;
-  const isNext = line?.seq === position.tree.size - 1 && line.epoch === key.epoch;
-  if (line === undefined || !isNext || checkLineMac(line, macKeyOf(key)) !== "valid") {
+  const isInPlace = line?.seq === position.tree.size - 1 && line.epoch === key.epoch;
+  if (line === undefined || !isInPlace || checkLineMac(line, macKeyOf(key)) !== "valid") {
     throw damaged(folder, `its last line, ${position.tree.size - 1}, does not carry our mac`);
   }
 }
@@ -141,4 +141,18 @@ export function judgeHead(
     throw damaged(folder, `the log checkpoint in ${file} covers ${size} entries: more than there are`);
   if (!constantTimeEqual(ours, root)) throw damaged(folder, `its first ${size} entries are not those that were signed`);
   return size;
+}
+
+/**
+ * What an epoch leaves behind when it ends is on disk before the next one begins, and is never removed. Whoever cuts
+ * lines off would have to take these notes away too, and that is seen here: otherwise the rest would be signed anew.
+ */
+export function requireHeads(folder: string, position: LogPosition, heads: FoundHeads, keptSize: number): void {
+  const { size } = position.tree;
+  // A segment begins with an epoch, so in one that has lines these are counted.
+  const epochBegan = position.segmentEntries === 0 ? size : size - position.epochEntries;
+  if (epochBegan > 0 && keptSize !== epochBegan && keptSize !== size) {
+    throw damaged(folder, `${CHECKPOINTS_FILE} has no log checkpoint over the ${epochBegan} entries of closed epochs`);
+  }
+  if (keptSize > 0 && heads.newest === undefined) throw damaged(folder, `${CHECKPOINT_FILE} is gone`);
 }

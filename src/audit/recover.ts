@@ -24,11 +24,12 @@ import {
   judgeSigner,
   makeSigner,
   readHeads,
+  requireHeads,
 } from "./recover-keys.ts";
 import { listSegments, readLeaves, readLines, type Segment, segmentFile } from "./segments.ts";
 import { CHECKPOINT_FILE, CHECKPOINTS_FILE } from "./stored-checkpoints.ts";
 import { cut, findTorn, setAside, type TornLine } from "./torn.ts";
-import { leafHash, NODE_BYTES } from "./tree.ts";
+import { isUnwritten, leafHash, NODE_BYTES } from "./tree.ts";
 
 /** A log as it was found, ready to be written to. */
 export interface RecoveredLog {
@@ -101,7 +102,8 @@ async function takeLast(folder: string, segment: Segment, walk: Walk): Promise<L
         const leaf = leafHash(line);
         const at = position.segmentEntries * NODE_BYTES;
         const there = kept.subarray(at, at + NODE_BYTES);
-        if (there.byteLength < NODE_BYTES) owed.push(leaf);
+        // Behind the first that is not there everything is written again.
+        if (owed.length > 0 || there.byteLength < NODE_BYTES || isUnwritten(there)) owed.push(leaf);
         else if (!constantTimeEqual(there, leaf)) throw damaged(folder, `line ${position.tree.size} was changed`);
         if (!follows(line, position.prev))
           throw damaged(folder, `line ${position.tree.size} does not follow the one before`);
@@ -113,7 +115,7 @@ async function takeLast(folder: string, segment: Segment, walk: Walk): Promise<L
     }
   }
   const keptBytes = (position.segmentEntries - owed.length) * NODE_BYTES;
-  if (kept.byteLength - keptBytes >= NODE_BYTES) {
+  if (kept.byteLength - position.segmentEntries * NODE_BYTES >= NODE_BYTES) {
     throw damaged(folder, `${segmentFile(segment.number, "jsonl")} has fewer lines than there are leaf hashes`);
   }
   return { linesBytes, tail, keptBytes, owed, last };
@@ -210,6 +212,7 @@ async function judgeLog(stateDir: string): Promise<Judged> {
   const signer = await judgeSigner(stateDir, folder, isNew);
   const signedSize = judgeHead(folder, CHECKPOINT_FILE, heads.newest, signer, roots);
   const keptSize = judgeHead(folder, CHECKPOINTS_FILE, heads.lastKept, signer, roots);
+  requireHeads(folder, position, heads, keptSize);
   const epochKey = await judgeEpochKey(stateDir, folder, position, last);
   return { folder, lastSegment, found, position, signer, epochKey, heads, signedSize, keptSize, closedBytes };
 }

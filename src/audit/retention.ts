@@ -14,6 +14,8 @@ export const DAY_MS = 24 * 3600 * 1000;
 /** Segments to be pruned. */
 export interface Expired {
   readonly segments: readonly number[];
+  /** Entries in them. */
+  readonly entries: number;
   /** Entries pruned since the log began, these included. */
   readonly prunedEntries: number;
   /** Bytes of lines in them. */
@@ -40,18 +42,21 @@ async function lastTimeOf(path: string): Promise<number | undefined> {
 export async function findExpired(folder: string, current: number, beforeMs: number): Promise<Expired> {
   const { segments } = await listSegments(folder);
   const expired: number[] = [];
+  let entries = 0;
   let prunedEntries = 0;
   let byteLength = 0;
   for (const { number, hasLines, hasLeaves } of segments) {
     if (number >= current || !hasLeaves) break;
+    const count = (await promises.stat(join(folder, segmentFile(number, "leaves")))).size / NODE_BYTES;
     if (hasLines) {
       const path = join(folder, segmentFile(number, "jsonl"));
       const timeMs = await lastTimeOf(path);
       if (timeMs === undefined || timeMs >= beforeMs) break;
       expired.push(number);
+      entries += count;
       byteLength += (await promises.stat(path)).size;
     }
-    prunedEntries += (await promises.stat(join(folder, segmentFile(number, "leaves")))).size / NODE_BYTES;
+    prunedEntries += count;
   }
-  return { segments: expired, prunedEntries, byteLength };
+  return { segments: expired, entries, prunedEntries, byteLength };
 }

@@ -25,6 +25,8 @@ export type StoredFault = CheckpointFault | "order";
 /** The stored log checkpoints, sizes ascending, without those that are bad. */
 export interface StoredCheckpoints {
   readonly checkpoints: readonly LogCheckpoint[];
+  /** Whether notes of closed epochs are kept, and the newest one is not there. */
+  readonly isNewestGone: boolean;
   readonly bad: readonly { readonly file: string; readonly index: number; readonly fault: StoredFault }[];
 }
 
@@ -81,5 +83,5 @@ export async function readStoredCheckpoints(folder: string, key: NoteKey): Promi
     for (const [index, note] of splitNotes(kept).entries()) take(CHECKPOINTS_FILE, index, note);
   }
   if (newest !== undefined) take(CHECKPOINT_FILE, 0, newest);
-  return { checkpoints, bad };
+  return { checkpoints, bad, isNewestGone: newest === undefined && checkpoints.length > 0 };
 }

@@ -24,6 +24,9 @@ const sha256 = (input: Uint8Array): Uint8Array => Buffer.from(hash("sha256", inp
 /** The root of a tree without leaves: SHA-256 of nothing. */
 export const EMPTY_ROOT: Uint8Array = sha256(new Uint8Array(0));
 
+/** Whether these are 32 zeros: no hash is, but a place in a file that was grown and not yet written. */
+export const isUnwritten = (hash: Uint8Array): boolean => hash.every((byte) => byte === 0);
+
 /** SHA-256(0x00 ‖ line). `line` is at most 65,535 bytes. */
 export function leafHash(line: Uint8Array): Uint8Array {
   assert(line.byteLength <= LIMITS.auditLineBytes, "a leaf is a line");

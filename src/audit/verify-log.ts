@@ -25,6 +25,7 @@ import {
 import { type NoteKey, parseNote, parseVkey } from "./note.ts";
 import type { AuditLine } from "./parse-line.ts";
 import { type LogReading, readSegments } from "./read-log.ts";
+import { createSignedEpochs } from "./signed-epochs.ts";
 import { readFoundKey, readStoredCheckpoints, type StoredCheckpoints } from "./stored-checkpoints.ts";
 
 export interface VerifyLogOptions {
@@ -46,7 +47,7 @@ interface ChosenKey {
   readonly from: LogReport["checkpoints"]["key"];
 }
 
-const NO_CHECKPOINTS: StoredCheckpoints = { checkpoints: [], bad: [] };
+const NO_CHECKPOINTS: StoredCheckpoints = { checkpoints: [], bad: [], isNewestGone: false };
 
 async function chooseKey(folder: string, logKey: string | undefined): Promise<ChosenKey> {
   if (logKey !== undefined) return { key: parseVkey(logKey), from: "given" };
@@ -112,6 +113,7 @@ export async function verifyLog(folder: string, options: VerifyLogOptions = {}):
   const unchecked: EpochRange[] = [];
   let linesChecked = 0;
   let recorded = 0;
+  const epochs = createSignedEpochs();
   const macKeys = options.epochKeys === undefined ? undefined : macKeysFrom(options.epochKeys);
   const chain = createLineChain({
     macKeys,
@@ -121,6 +123,7 @@ export async function verifyLog(folder: string, options: VerifyLogOptions = {}):
       addEpoch(mac === "valid" ? checked : unchecked, line.epoch);
       if (mac === "valid") linesChecked += 1;
       recorded = Math.max(recorded, prunedBy(line));
+      epochs.add(line);
     },
   });
   const signedSize = stored.checkpoints.at(-1)?.size ?? 0;
@@ -132,6 +135,7 @@ export async function verifyLog(folder: string, options: VerifyLogOptions = {}):
     macKeys?.close();
   }
   judgePruned(run, recorded);
+  await epochs.judge(folder, chosen.key, stored, problems);
   if (!run.endedEarly) heads.end(chain.next);
   const isForeign = options.since !== undefined && rememberedHead === undefined;
   return reportOf({

@@ -105,7 +105,13 @@ export type LogBody =
   | { readonly type: "heartbeat" }
   | { readonly type: "audit_recovered"; readonly segment: number; readonly tornBytes: number }
   | { readonly type: "audit_gap"; readonly entries: number; readonly types: readonly string[] }
-  | { readonly type: "audit_pruned"; readonly prunedEntries: number; readonly lastSegment: number };
+  | {
+      readonly type: "audit_pruned";
+      /** Pruned this time, and since the log began. */
+      readonly entries: number;
+      readonly prunedEntries: number;
+      readonly lastSegment: number;
+    };
 
 /** What a caller can ask for. */
 export type Operation = "seal" | "seal_set" | "verify" | "verify_set" | "evict" | "resume" | "capacity";

@@ -14,7 +14,11 @@ import { currentScope } from "./scope.ts";
 export interface JournalReader {
   /** Whether operations wait for this reader, and fail without it. */
   readonly required: boolean;
-  accept(entry: Entry): void | Promise<void>;
+  /**
+   * Takes an entry. `withdrawn` fires when nobody waits any more, because it took too long: the operation was refused
+   * then, and an entry that is not recorded yet should not be.
+   */
+  accept(entry: Entry, withdrawn?: AbortSignal): void | Promise<void>;
 }
 
 export interface Journal {
@@ -64,9 +68,11 @@ export function createJournal(clock: Clock, waitMs: number = LIMITS.journalWaitM
   const offer = (entry: Entry): Promise<void>[] => {
     const waits: Promise<void>[] = [];
     for (const reader of readers) {
-      const taken = (async () => reader.accept(entry))();
-      if (reader.required && entry.durability === "durable") waits.push(within(waitMs, taken));
-      else taken.catch(() => undefined);
+      const withdrawal = new AbortController();
+      const taken = (async () => reader.accept(entry, withdrawal.signal))();
+      if (reader.required && entry.durability === "durable") {
+        waits.push(within(waitMs, taken, () => withdrawal.abort()));
+      } else taken.catch(() => undefined);
     }
     return waits;
   };

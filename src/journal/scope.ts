@@ -45,6 +45,11 @@ export function inOperation<T>(task: () => T): T {
   return currentScope() === undefined ? scopes.run({ correlationId: randomUUID() }, task) : task();
 }
 
+/** Runs `task` on nobody's behalf: what serves everyone must not look like the work of whoever came first. */
+export function onNobodysBehalf<T>(task: () => T): T {
+  return scopes.exit(task);
+}
+
 /** Runs `task` as the work of this worker. */
 export function inWorker<T>(workerId: string, task: () => T): T {
   const scope = currentScope();

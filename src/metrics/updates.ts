@@ -132,7 +132,7 @@ const ROWS: Rows = {
   audit_failed: ({ final }) => [put("audit_up", {}, 0), add("audit_failures_total", { final: String(final) })],
   audit_gap: ({ entries }) => [add("audit_gap_entries_total", {}, entries)],
   audit_recovered: () => [add("audit_recoveries_total", {})],
-  audit_pruned: ({ prunedEntries }) => [add("audit_pruned_entries_total", {}, prunedEntries)],
+  audit_pruned: ({ entries }) => [add("audit_pruned_entries_total", {}, entries)],
   // Lines of the log about itself; that it is being written, `audit_committed` says.
   epoch_started: nothing,
   heartbeat: nothing,

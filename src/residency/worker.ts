@@ -128,9 +128,16 @@ export async function stopWorker(system: System, worker: Worker, reason: string)
 export async function resumeWorker(system: System, worker: Worker, reason: string): Promise<void> {
   await worker.standing.run(async () => {
     if (worker.stopped === undefined) return;
+    const { stopped } = worker;
     worker.stoppedAgain = undefined;
-    await system.journal.append({ type: "worker_resumed", device: worker.ref, reason });
-    await system.state.setStopped(worker.ref.uuid, undefined);
+    try {
+      await system.journal.append({ type: "worker_resumed", device: worker.ref, reason });
+      await system.state.setStopped(worker.ref.uuid, undefined);
+    } catch (error) {
+      // It may be on record by now, or will be, that it runs again; it does not.
+      await system.journal.appendAnyway({ type: "worker_stopped", device: worker.ref, reason: stopped });
+      throw error;
+    }
     worker.stopRecorded = false;
     // A mismatch found meanwhile keeps it stopped; whoever found it waits to put that on record.
     worker.stopped = worker.stoppedAgain;

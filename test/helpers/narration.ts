@@ -107,7 +107,7 @@ export const EXAMPLES: Bodies = {
   heartbeat: [{ type: "heartbeat" }],
   audit_recovered: [{ type: "audit_recovered", segment: 3, tornBytes: 120 }],
   audit_gap: [{ type: "audit_gap", entries: 2, types: ["vram_deallocated", "worker_stopped"] }],
-  audit_pruned: [{ type: "audit_pruned", prunedEntries: 90_000, lastSegment: 2 }],
+  audit_pruned: [{ type: "audit_pruned", entries: 90_000, prunedEntries: 120_000, lastSegment: 2 }],
   audit_committed: [{ type: "audit_committed", entries: 3, byteLength: 900, durationMs: 1, waiting: 0 }],
   audit_failed: [
     { type: "audit_failed", message: "ENOSPC: no space left on device, open '/var/lib/vram'", final: false },

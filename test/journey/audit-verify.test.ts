@@ -11,11 +11,13 @@ import {
   type Draft,
   type Files,
   filesOf,
+  headFiles,
   headOf,
   K0,
   keyAt,
   lineFiles,
   makeLog,
+  resealed,
   sealDrafts,
   type TestLog,
   vkeyOf,
@@ -132,7 +134,10 @@ describe("keys", () => {
 
   it("[VR-AUD-02] that are absent are said to be", async () => {
     const report = await check(without(filesOf(LOG), /^log/));
-    expect(report).toMatchObject({ verdict: "intact", checkpoints: { key: "none", stored: 0, covered: 0 } });
+    expect(report).toMatchObject({ verdict: "damaged", checkpoints: { key: "none", stored: 0, covered: 0 } });
+    expect(report.problems).toMatchObject([
+      { reason: "checkpoint", message: expect.stringContaining("log.vkey is gone") },
+    ]);
     expect(doubts(report)).toEqual(["truncation", "rollback-or-fork", "unsigned", "log-key", "macs"]);
     expect(doubts(await check(filesOf(LOG)))).toEqual(["truncation", "rollback-or-fork", "log-key", "macs"]);
     expect(doubts(await check(filesOf(LOG), ALL))).toEqual(["truncation", "rollback-or-fork"]);
@@ -146,6 +151,30 @@ describe("keys", () => {
     });
     await expect(check(filesOf(LOG), { logKey: "junk" })).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
     await expect(verifyLog(join(folder, "none"))).rejects.toMatchObject({ code: "STATE_INVALID" });
+  });
+});
+
+describe("log checkpoints that were taken away", () => {
+  const first = LOG.heads[0] ?? 0;
+
+  it("[VR-AUD-02] are missed, each way, with the log key alone", async () => {
+    const options = { logKey: vkeyOf(LOG) };
+    const gone: [files: RegExp, says: string][] = [
+      [/^checkpoint/, `no log checkpoint over ${first} entries is kept`],
+      [/^checkpoints$/, `no log checkpoint over ${first} entries is kept`],
+      [/^checkpoint$/, "checkpoint is gone"],
+    ];
+    for (const [files, says] of gone) {
+      const report = await check(without(filesOf(LOG), files), options);
+      expect(report.verdict, says).toBe("damaged");
+      expect(report.problems, says).toMatchObject([{ reason: "checkpoint", message: expect.stringContaining(says) }]);
+    }
+  });
+
+  it("[VR-AUD-02] do not hide that lines were written anew without the signing key", async () => {
+    const rewritten = filesOf(resealed(LOG, 3, { rewritten: true }));
+    const report = await check(without(rewritten, /^checkpoint/), { logKey: vkeyOf(LOG) });
+    expect(report.verdict).toBe("damaged");
   });
 });
 
@@ -168,9 +197,11 @@ describe("a last line without its end", () => {
   };
 
   it("[VR-AUD-04] is in progress behind everything that was signed", async () => {
+    const heads = [...LOG.heads.filter((size) => size < 590), 590];
     const files = new Map([
       ...without(torn(590, 77), /^checkpoint|leaves$/),
       ["checkpoint", headOf(LOG, 590)],
+      ["checkpoints", headFiles({ ...LOG, heads }).get("checkpoints") ?? new Uint8Array(0)],
     ] as const);
     const report = await check(files, ALL);
     expect(report).toMatchObject({ verdict: "intact", entries: 590, inProgressBytes: 77 });
@@ -228,7 +259,7 @@ describe("a log that is being written", () => {
       sizes.push(report.entries);
     }
     await written;
-    expect(new Set(sizes).size).toBeGreaterThan(5);
+    expect(new Set(sizes).size, "it was looked at while it grew").toBeGreaterThan(1);
     expect(sizes).toEqual(sizes.toSorted((a, b) => a - b));
     const before = readdirSync(folder).map((name) => [name, readFileSync(join(folder, name)).toString("base64")]);
     expect(await verifyLog(folder, { epochKeys: K0 })).toMatchObject({ verdict: "intact", entries: 400 });
