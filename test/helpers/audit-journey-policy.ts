@@ -216,7 +216,8 @@ export const STANDING: readonly Row[] = [
     },
     act: ({ vram }) => vram.resume("seen"),
     ends: "AUDIT_UNAVAILABLE",
-    lines: [],
+    // In case the entry of the resume got through after all.
+    lines: [workerStopped({ reason: "m: the measured digest differs from the sealed one" })],
   },
   {
     path: "a worker that was resumed stops again",
