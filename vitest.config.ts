@@ -12,7 +12,7 @@ export default defineConfig({
       tier("unit"),
       tier("property", { testTimeout: 300_000 }),
       tier("journey", { testTimeout: 300_000 }),
-      tier("crash", { testTimeout: 120_000 }),
+      tier("crash", { globalSetup: "test/crash/global-setup.ts", testTimeout: 120_000 }),
       // Processes, not threads: libc sees `process.env` of the main thread only.
       tier("border", { globalSetup: "test/border/global-setup.ts", pool: "forks" }),
       // One after the other: they count the bytes that are free on one GPU.

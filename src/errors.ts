@@ -5,6 +5,8 @@
  * What may stand in a message: numbers, digests, names and paths the caller gave. Never a pointer, a key, or a path
  * the caller did not give.
  */
+import { constants } from "node:os";
+import { getSystemErrorMap } from "node:util";
 
 interface ErrorRow {
   /** What this code stands for, in one line. */
@@ -103,7 +105,10 @@ export const ERROR_TABLE = {
     "wait for it or stop it, or use a state directory of your own",
     { retriable: true },
   ),
-  STATE_INVALID: row("the state directory cannot be used as it is", "the message names the file; mend or remove it"),
+  STATE_INVALID: row(
+    "the state directory cannot be used as it is",
+    "the message names the file; mend it, or move the whole directory away and begin anew",
+  ),
   AUDIT_UNAVAILABLE: row(
     "the entry could not be recorded, so the operation was undone",
     "make room on the disk of the state directory, or mend it; `vram audit verify` checks what is there",
@@ -116,6 +121,44 @@ export const ERROR_TABLE = {
 
 /** A stable error code; see `docs/` and {@link ERROR_TABLE} for meaning and fix. */
 export type ErrorCode = keyof typeof ERROR_TABLE;
+
+/**
+ * What to do about what the system refused. None of it says to remove anything: what cannot be read or written may be
+ * evidence, or the only key.
+ */
+const SYSTEM_FIXES: Readonly<Record<string, string>> = {
+  ENOSPC: "make room on that file system",
+  EDQUOT: "make room: this user's quota on that file system is used up",
+  EROFS: "the file system is read-only: make it writable, or name a place on another one",
+  EACCES: "let this user read and write there: check the owner and mode of it and of the folders above",
+  EPERM: "let this user read and write there: check the owner, mode and attributes of it and of the folders above",
+  EIO: "check the disk: it does not read or write what it should",
+  EMFILE: "raise the limit of open files (ulimit -n)",
+  ENFILE: "this machine has too many open files: close some, or raise its limit",
+};
+
+/** The name of the system's error that `cause` is, `ENOSPC` and so on; undefined for anything else. */
+export function systemName(cause: unknown): string | undefined {
+  if (!(cause instanceof Error) || !("code" in cause) || typeof cause.code !== "string") return undefined;
+  const { errno } = constants;
+  if (Object.hasOwn(errno, cause.code)) return cause.code;
+  // Node has no name for what libuv does not know (EDQUOT); the number is the system's.
+  const number = "errno" in cause ? cause.errno : undefined;
+  return Object.entries(errno).find(([, value]) => -value === number)?.[0];
+}
+
+/** What the system said, `ENOSPC: no space left on device`, without the path; undefined if it was not the system. */
+export function systemReason(cause: unknown): string | undefined {
+  const name = systemName(cause);
+  const text = [...getSystemErrorMap().values()].find(([known]) => known === name)?.[1];
+  return text === undefined ? name : `${name}: ${text}`;
+}
+
+/** What to do about an error of the system; undefined if nothing is known about it. */
+export function systemFix(cause: unknown): string | undefined {
+  const name = systemName(cause) ?? "";
+  return Object.hasOwn(SYSTEM_FIXES, name) ? SYSTEM_FIXES[name] : undefined;
+}
 
 /** Plain data that belongs to an error: numbers, digests, ranges. Shown by `--json`. */
 export type ErrorDetails = Readonly<Record<string, unknown>>;
@@ -142,7 +185,8 @@ export class VramError extends Error {
     this.code = code;
     this.retriable = entry.retriable;
     this.fatal = entry.fatal;
-    this.fix = options.fix ?? entry.fix;
+    // What the system refused says more than the code.
+    this.fix = options.fix ?? systemFix(options.cause) ?? entry.fix;
     this.details = options.details ?? {};
   }
 

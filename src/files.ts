@@ -5,11 +5,11 @@
 import { randomUUID } from "node:crypto";
 import { constants, promises } from "node:fs";
 import { dirname, join } from "node:path";
-import { VramError } from "./errors.ts";
+import { systemName, systemReason, VramError } from "./errors.ts";
 
 /** Whether `error` is the system's error of this name, `ENOENT` and so on. */
 export function isSystemError(error: unknown, code: string): boolean {
-  return error instanceof Error && "code" in error && error.code === code;
+  return systemName(error) === code;
 }
 
 /** Writes a new file and waits until it is on disk; its name must be new, and is not synced yet. */
@@ -90,8 +90,11 @@ export async function createFile(path: string, content: string | Uint8Array): Pr
  */
 export async function readPrivate(path: string, limit: number): Promise<Buffer | undefined> {
   const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
-  const invalid = (what: string, cause?: unknown): VramError =>
-    new VramError("STATE_INVALID", `${path}: ${what}`, { cause });
+  const invalid = (what: string, cause?: unknown): VramError => {
+    const reason = systemReason(cause);
+    const message = reason === undefined ? `${path}: ${what}` : `${path}: ${what}: ${reason}`;
+    return new VramError("STATE_INVALID", message, { cause });
+  };
   const file = await promises.open(path, flags).catch((cause: unknown) => {
     if (isSystemError(cause, "ENOENT")) return undefined;
     throw invalid("cannot be read", cause);
@@ -100,7 +103,8 @@ export async function readPrivate(path: string, limit: number): Promise<Buffer |
   try {
     const stats = await file.stat();
     if (!stats.isFile() || stats.size > limit) throw invalid("cannot be read: not a file of this kind");
-    if ((stats.mode & 0o077) !== 0 || stats.uid !== process.getuid?.()) {
+    if (stats.uid !== process.getuid?.()) throw invalid("belongs to another user, and must be this user's");
+    if ((stats.mode & 0o077) !== 0) {
       throw invalid("must be readable by its owner, this user, only; run chmod 600 on it");
     }
     // Of exactly the size: a buffer that grows would leave copies behind.

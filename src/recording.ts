@@ -8,7 +8,7 @@ import type { OpenFile } from "./audit/durable.ts";
 import { fromHex, toHex } from "./bytes.ts";
 import type { Clock } from "./clock.ts";
 import type { UndoStack } from "./dispose.ts";
-import { toVramError } from "./errors.ts";
+import { systemReason, toVramError, VramError } from "./errors.ts";
 import { sha256 } from "./hash/descriptor.ts";
 import type { Journal } from "./journal/journal.ts";
 import { LIMITS } from "./limits.ts";
@@ -37,6 +37,15 @@ export interface RecordingPlace {
   readonly openFile?: OpenFile;
 }
 
+/** What keeps the log from being opened: a refusal of the system is none of this program's. */
+function openFailure(stateDir: string, thrown: unknown): unknown {
+  const reason = systemReason(thrown);
+  if (reason === undefined) return thrown;
+  return new VramError("AUDIT_UNAVAILABLE", `${stateDir}: the audit log cannot be opened: ${reason}`, {
+    cause: thrown,
+  });
+}
+
 /** Opens the audit log and attaches it; `undo` closes it. Undefined where there is none. */
 export async function attachAuditLog(
   journal: Journal,
@@ -55,6 +64,8 @@ export async function attachAuditLog(
     retentionDays: audit?.retentionDays ?? LIMITS.auditRetentionDays,
     maxBytes: audit?.maxBytes ?? LIMITS.auditBytes,
     ...(openFile === undefined ? {} : { openFile }),
+  }).catch((thrown: unknown) => {
+    throw openFailure(stateDir, thrown);
   });
   const detach = journal.attach(log.reader);
   undo.defer("audit log", async () => {

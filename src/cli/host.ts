@@ -1,9 +1,11 @@
 /** What a command may touch of the outside: two text outputs, the environment, and a signal to stop. */
+import { fstatSync, writeSync } from "node:fs";
 import { isatty } from "node:tty";
 import pc from "picocolors";
 import { printable } from "../bytes.ts";
 import { prepareForCuda } from "../environment.ts";
-import { toVramError } from "../errors.ts";
+import { systemFix, systemReason, toVramError } from "../errors.ts";
+import { EXIT } from "./exit.ts";
 
 export interface Host {
   /** Data. */
@@ -19,8 +21,8 @@ export interface Host {
   readonly signal: AbortSignal;
   /** Fires when a write has shown that nobody takes our data any more. */
   readonly outEnded?: AbortSignal;
-  /** Whether data could not be written, other than to a reader that went away. */
-  outFailed?(): boolean;
+  /** Why data could not be written, other than to a reader that went away; undefined if it could. */
+  outFailure?(): unknown;
 }
 
 export type Colors = ReturnType<typeof pc.createColors>;
@@ -39,10 +41,44 @@ export function printError(host: Host, thrown: unknown): void {
   host.err(`${colors.cyan("fix")}   ${printable(error.fix)}\n`);
 }
 
+/** Says that `what` could not be written, with the way out of it. */
+export function printUnwritten(host: Host, what: string, cause: unknown): void {
+  const colors = colorsFor(host, host.errIsTerminal);
+  const reason = systemReason(cause) ?? (cause instanceof Error ? cause.message : String(cause));
+  const fix = systemFix(cause) ?? "write to a place that takes it, and run the command again";
+  host.err(`${colors.red("error")} ${printable(`${what} could not be written: ${reason}`)}\n`);
+  host.err(`${colors.cyan("fix")}   ${fix}\n`);
+}
+
+/** The exit code of the process: nothing was done if what was found could not be told. A verdict stands. */
+export function settledCode(host: Host, code: number): number {
+  const failure = host.outFailure?.();
+  if (failure === undefined) return code;
+  printUnwritten(host, "the output", failure);
+  return code === EXIT.ok ? EXIT.error : code;
+}
+
 function stopOnSignals(): AbortController {
   const stop = new AbortController();
   for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stop.abort(name));
   return stop;
+}
+
+/** How data is written to standard output; `onError` is told of what went wrong, at once or later. */
+function openOutput(onError: (error: NodeJS.ErrnoException) => void): (text: string) => void {
+  if (!fstatSync(1).isFile()) {
+    process.stdout.on("error", onError);
+    return (text) => void process.stdout.write(text);
+  }
+  // Node's stream for files takes a write of a part, all that a full disk may do, for one of the whole.
+  return (text) => {
+    const bytes = Buffer.from(text);
+    try {
+      for (let at = 0; at < bytes.byteLength; ) at += writeSync(1, bytes, at);
+    } catch (error) {
+      onError(error as NodeJS.ErrnoException);
+    }
+  };
 }
 
 /** The host of a real process. `signal` fires on the first SIGINT or SIGTERM. */
@@ -50,15 +86,15 @@ export function processHost(): Host {
   prepareForCuda(process.env);
   let stop: AbortController | undefined;
   // Whoever read our output went away, or it cannot be written: the command still finishes, and its verdict stands.
-  let unwritable = false;
+  let failure: unknown;
   const outEnded = new AbortController();
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") unwritable = true;
+  const out = openOutput((error) => {
+    if (error.code !== "EPIPE") failure ??= error;
     outEnded.abort();
   });
   process.stderr.on("error", () => undefined);
   return {
-    out: (text) => void process.stdout.write(text),
+    out,
     err: (text) => void process.stderr.write(text),
     env: process.env,
     outIsTerminal: isatty(1),
@@ -71,6 +107,6 @@ export function processHost(): Host {
       return stop.signal;
     },
     outEnded: outEnded.signal,
-    outFailed: () => unwritable,
+    outFailure: () => failure,
   };
 }

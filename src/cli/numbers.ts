@@ -5,9 +5,8 @@ import { VramError } from "../errors.ts";
 export function parseWhole(text: string, name: string, max: number): number {
   const value = /^(0|[1-9][0-9]{0,15})$/.test(text) ? Number(text) : Number.NaN;
   if (Number.isSafeInteger(value) && value <= max) return value;
-  throw new VramError("INVALID_ARGUMENT", `${name} must be a whole number from 0 to ${max}`, {
-    details: { argument: name },
-  });
+  const message = `${name} must be a whole number from 0 to ${max}, and not ${JSON.stringify(text)}`;
+  throw new VramError("INVALID_ARGUMENT", message, { details: { argument: name } });
 }
 
 /** The seq of an entry. */

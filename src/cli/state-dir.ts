@@ -2,12 +2,13 @@
  * Where state is read from: `--state-dir`, else `$XDG_STATE_HOME/vram-residency`, else `~/.local/state/vram-residency`
  * (XDG Base Directory Specification: a relative path counts as unset). And where the audit log in it is.
  */
-import { existsSync } from "node:fs";
+import { promises } from "node:fs";
 import { isAbsolute, join } from "node:path";
 import { auditFolder } from "../audit/key-files.ts";
 import { listSegments } from "../audit/segments.ts";
 import { CHECKPOINT_FILE, CHECKPOINTS_FILE, VKEY_FILE } from "../audit/stored-checkpoints.ts";
-import { VramError } from "../errors.ts";
+import { systemReason, VramError } from "../errors.ts";
+import { isSystemError } from "../files.ts";
 
 export interface StateOptions {
   readonly stateDir?: string;
@@ -30,10 +31,23 @@ export function stateDirOf({ stateDir }: StateOptions, env: Readonly<Record<stri
   });
 }
 
+/**
+ * The names in a folder; none if there is no such folder. `STATE_INVALID` where this user may not look: there is no
+ * telling what is there.
+ */
+export async function listNames(folder: string): Promise<readonly string[]> {
+  return promises.readdir(folder).catch((cause: unknown) => {
+    if (isSystemError(cause, "ENOENT")) return [];
+    const message = `${folder}: cannot be read: ${systemReason(cause) ?? String(cause)}`;
+    throw new VramError("STATE_INVALID", message, { cause });
+  });
+}
+
 /** Whether there is anything of a log in `folder`: after its segments were removed, what remains tells of them. */
 async function hasLog(folder: string): Promise<boolean> {
-  if (!existsSync(folder)) return false;
-  if ([CHECKPOINT_FILE, CHECKPOINTS_FILE, VKEY_FILE].some((name) => existsSync(join(folder, name)))) return true;
+  const names = await listNames(folder);
+  if (names.length === 0) return false;
+  if ([CHECKPOINT_FILE, CHECKPOINTS_FILE, VKEY_FILE].some((name) => names.includes(name))) return true;
   const { segments, strays } = await listSegments(folder);
   return segments.length + strays.length > 0;
 }

@@ -9,7 +9,7 @@ import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import type { Backend } from "../cuda/driver.ts";
 import { Mutex } from "../dispose.ts";
-import { VramError } from "../errors.ts";
+import { systemReason, VramError } from "../errors.ts";
 import { createFile, isSystemError, readPrivate, removeTemporary, replaceFile } from "../files.ts";
 import { createRootKey, readRootKey, writeRootKey } from "../seal/key.ts";
 
@@ -49,7 +49,16 @@ const stateFile = z
   .refine(({ backend, devices }) => devices.every((uuid) => uuid.startsWith("EMU-") === (backend === "emulated")));
 type StateFile = z.infer<typeof stateFile>;
 
-const invalid = (what: string, cause?: unknown): VramError => new VramError("STATE_INVALID", what, { cause });
+/** `what` names the file; what the system said is added. */
+function invalid(what: string, cause?: unknown): VramError {
+  const reason = systemReason(cause);
+  return new VramError("STATE_INVALID", reason === undefined ? what : `${what}: ${reason}`, { cause });
+}
+
+/** Passes on what is an error of ours or none of the system's; says of a refusal of the system what it is about. */
+function refusalOf(what: string, thrown: unknown): unknown {
+  return systemReason(thrown) === undefined ? thrown : invalid(what, thrown);
+}
 
 /** Makes a directory and its parents. Node's own `recursive` never ends where a file system refuses with ENOENT (/proc). */
 async function makeDirectory(directory: string): Promise<void> {
@@ -68,7 +77,9 @@ export async function requirePrivateDirectory(directory: string): Promise<void> 
   await makeDirectory(resolve(directory)).catch((cause: unknown) => {
     throw invalid(`${directory}: the state directory cannot be made`, cause);
   });
-  const stats = await promises.stat(directory);
+  const stats = await promises.stat(directory).catch((cause: unknown) => {
+    throw invalid(`${directory}: cannot be looked at`, cause);
+  });
   if (!stats.isDirectory()) throw invalid(`${directory}: not a directory`);
   if (stats.uid !== process.getuid?.()) throw invalid(`${directory}: belongs to another user`);
   if ((stats.mode & 0o077) !== 0) throw invalid(`${directory}: others may enter it; run chmod 700 on it`);
@@ -183,13 +194,18 @@ async function lockDirectory(directory: string): Promise<promises.FileHandle> {
   });
   // Loaded here: without a state directory the emulated device needs no native code.
   const { lockFile } = await import("../ffi.ts");
-  if (lockFile(file.fd)) {
-    await file.truncate(0);
-    await file.write(`${process.pid}\n`, 0);
-    return file;
+  try {
+    if (lockFile(file.fd)) {
+      await file.truncate(0);
+      await file.write(`${process.pid}\n`, 0);
+      return file;
+    }
+    const holder = Number.parseInt(await file.readFile("utf8"), 10);
+    throw new VramError("STATE_BUSY", `${directory}: in use by process ${holder}`, { details: { pid: holder } });
+  } catch (thrown) {
+    await file.close();
+    throw refusalOf(`${path}: cannot be written`, thrown);
   }
-  const holder = Number.parseInt(await file.readFile("utf8").finally(() => file.close()), 10);
-  throw new VramError("STATE_BUSY", `${directory}: in use by process ${holder}`, { details: { pid: holder } });
 }
 
 /** State in a directory, which is made if it does not exist. No other process has it until it is closed. */
@@ -200,9 +216,9 @@ export async function openStateDirectory(directory: string): Promise<StateStore>
     await removeTemporary(directory);
     const rootKey = await loadRootKey(directory);
     return keptIn(directory, rootKey, await readStateFile(directory), lock);
-  } catch (error) {
+  } catch (thrown) {
     await lock.close();
-    throw error;
+    throw refusalOf(`${directory}: the state cannot be read or made`, thrown);
   }
 }
 

@@ -154,7 +154,10 @@ export const EXAMPLES: Examples = {
   ],
   audit_gap: [{ type: "audit_gap", entries: 4, types: [] }, { audit_gap_entries_total: 4 }],
   audit_recovered: [{ type: "audit_recovered", segment: 1, tornBytes: 9 }, { audit_recoveries_total: 1 }],
-  audit_pruned: [{ type: "audit_pruned", entries: 5, prunedEntries: 12, lastSegment: 1 }, { audit_pruned_entries_total: 5 }],
+  audit_pruned: [
+    { type: "audit_pruned", entries: 5, prunedEntries: 12, lastSegment: 1 },
+    { audit_pruned_entries_total: 5 },
+  ],
   epoch_started: [{ type: "epoch_started", because: "time" }, {}],
   heartbeat: [{ type: "heartbeat" }, {}],
   entry_unrecorded: [

@@ -136,7 +136,7 @@ describe("keys", () => {
     const report = await check(without(filesOf(LOG), /^log/));
     expect(report).toMatchObject({ verdict: "damaged", checkpoints: { key: "none", stored: 0, covered: 0 } });
     expect(report.problems).toMatchObject([
-      { reason: "checkpoint", message: expect.stringContaining("log.vkey is gone") },
+      { reason: "checkpoint", message: expect.stringContaining("log.vkey is gone") as string },
     ]);
     expect(doubts(report)).toEqual(["truncation", "rollback-or-fork", "unsigned", "log-key", "macs"]);
     expect(doubts(await check(filesOf(LOG)))).toEqual(["truncation", "rollback-or-fork", "log-key", "macs"]);
@@ -167,7 +167,9 @@ describe("log checkpoints that were taken away", () => {
     for (const [files, says] of gone) {
       const report = await check(without(filesOf(LOG), files), options);
       expect(report.verdict, says).toBe("damaged");
-      expect(report.problems, says).toMatchObject([{ reason: "checkpoint", message: expect.stringContaining(says) }]);
+      expect(report.problems, says).toMatchObject([
+        { reason: "checkpoint", message: expect.stringContaining(says) as string },
+      ]);
     }
   });
 

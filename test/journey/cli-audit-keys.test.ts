@@ -109,12 +109,16 @@ describe("vram audit keys --escrow", () => {
     expect(refused.code).toBe(1);
     expect(refused.err).toContain("fix   name a file that is new");
     expect(readFileSync(taken, "utf8")).toBe("something else\n");
-    expect(readdirSync(stateDir)).toEqual([]);
-    const nowhere = await keys(stateDir, "--escrow", join(folder, "none/escrow.key"));
+    expect(existsSync(stateDir)).toBe(false);
+    const nowhere = await keys(join(stateDir, "deeper"), "--escrow", join(folder, "none/escrow.key"));
     expect(nowhere.code).toBe(1);
+    expect(nowhere.err).toContain("none/escrow.key: the escrow file cannot be made: ENOENT: no such file or directory");
     expect(nowhere.err).toContain("fix   name a new file in a folder that exists");
+    expect(readdirSync(folder)).toEqual(["taken"]);
+    mkdirSync(stateDir, { mode: 0o700 });
+    expect(await keys(stateDir, "--escrow", taken)).toMatchObject({ code: 1 });
+    expect(readdirSync(folder).toSorted(), "what was there stays").toEqual(["state", "taken"]);
     expect(readdirSync(stateDir)).toEqual([]);
-    expect(readdirSync(folder).toSorted()).toEqual(["state", "taken"]);
     expect(await keys(stateDir, "--escrow", join(folder, "escrow.key"))).toMatchObject({ code: 0 });
   });
 

@@ -78,10 +78,11 @@ describe("vram audit verify", () => {
     expect({ code, err }).toEqual({ code: 0, err: "" });
     expect(out.replaceAll(stateDir, "STATE")).toMatchInlineSnapshot(`
       "✓ intact: nothing wrong was found in 600 entries
-        entries          600: 600 read
+        entries          600; 600 lines read
         segments         6
         macs checked     none; the state has no audit-epoch.key
         not checked      epochs 1 to 18: needs the key of that epoch or an earlier one
+        state's key      not read, so that a log that was put back is not found by it: the state has no audit-epoch.key
         log checkpoints  18 of 18 match, covering 600 entries
         log key          taken from the log's own folder; --log-key gives one from elsewhere
         remembered       none was given
@@ -179,7 +180,7 @@ describe("vram audit verify", () => {
     const { code, out } = await vram(["audit", "verify", "--log", join(stateDir, "audit")]);
     expect(code).toBe(3);
     expect(out).toContain("pruned: 100 entries are gone, and audit_pruned entries tell of 0");
-    expect(out).toContain("entries          600: 500 read, 100 pruned and known by their hashes only");
+    expect(out).toContain("entries          600; 500 lines read, 100 pruned and known by their hashes only");
     expect(out).toContain("segments         6, 1 of them pruned");
     expect(out).toContain("in progress      17 bytes of a last line that is not whole yet");
     expect(out).toContain("none; no epoch key was given (--epoch-key)");

@@ -12,13 +12,13 @@ const LOG = makeLog({ count: 50 });
 
 describe("the exit code", () => {
   const settle = (code: number, failure: unknown) => {
-    let said = "";
+    const said: string[] = [];
     const host = {
       ...{ out: () => undefined, env: {}, outIsTerminal: false, errIsTerminal: false, columns: 80 },
-      ...{ err: (text: string) => void (said += text), signal: new AbortController().signal },
+      ...{ err: (text: string) => void said.push(text), signal: new AbortController().signal },
       outFailure: () => failure,
     };
-    return { code: settledCode(host, code), said };
+    return { code: settledCode(host, code), said: said.join("") };
   };
 
   it("is that of the command where its data was written, or its reader went away", () => {

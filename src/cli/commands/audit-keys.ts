@@ -1,6 +1,6 @@
 /** `vram audit keys`: the public half of the log's keys, and the escrow key of a log that is to come. Never a secret. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, promises } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { wipeEpochKey } from "../../audit/epochs.ts";
 import {
   AUDIT_FOLDER,
@@ -14,11 +14,11 @@ import {
 import { encodeVkey, noteKeyOf } from "../../audit/note.ts";
 import { readFoundKey, VKEY_FILE } from "../../audit/stored-checkpoints.ts";
 import { printable } from "../../bytes.ts";
-import { VramError } from "../../errors.ts";
+import { systemFix, systemReason, VramError } from "../../errors.ts";
 import { EXIT } from "../exit.ts";
 import { colorsFor, type Host } from "../host.ts";
 import { printJson } from "../json.ts";
-import { type StateOptions, stateDirOf, stateHasLog } from "../state-dir.ts";
+import { listNames, type StateOptions, stateDirOf, stateHasLog } from "../state-dir.ts";
 
 export interface AuditKeysOptions extends StateOptions {
   readonly json?: true;
@@ -38,6 +38,8 @@ interface Keys {
 
 async function readKeys(stateDir: string): Promise<Keys> {
   const folder = auditFolder(stateDir);
+  // What this user may not look into is not empty.
+  for (const looked of [stateDir, folder]) await listNames(looked);
   const found = await readFoundKey(folder);
   const logKey = found === undefined ? undefined : encodeVkey(found);
   const epochKey = await readEpochFile(join(stateDir, EPOCH_KEY_FILE));
@@ -87,20 +89,38 @@ async function show(host: Host, stateDir: string, json: boolean): Promise<number
   return isSound ? EXIT.ok : EXIT.mismatch;
 }
 
+/** The folders on the way to `path` that do not exist, the innermost first. */
+function missingFolders(path: string): readonly string[] {
+  const missing: string[] = [];
+  for (let at = resolve(path); !existsSync(at); at = dirname(at)) missing.push(at);
+  return missing;
+}
+
+/** Makes K(0) and its copy. If that fails, what was made for it is gone again. */
+async function escrow(stateDir: string, file: string): Promise<void> {
+  // Loaded here: the rest of this command needs nothing that is native.
+  const { requirePrivateDirectory } = await import("../../residency/state.ts");
+  const missing = missingFolders(stateDir);
+  try {
+    await requirePrivateDirectory(stateDir);
+    await escrowEpochKey(stateDir, file);
+  } catch (cause) {
+    // One that somebody has put something into meanwhile is not empty, and stays.
+    for (const folder of missing) await promises.rmdir(folder).catch(() => undefined);
+    if (cause instanceof VramError) throw cause;
+    const fix = systemFix(cause) ?? "name a new file in a folder that exists and that this user may write to";
+    const message = `${file}: the escrow file cannot be made: ${systemReason(cause) ?? String(cause)}`;
+    throw new VramError("STATE_INVALID", message, { cause, fix });
+  }
+}
+
 async function makeEscrow(host: Host, stateDir: string, file: string, json: boolean): Promise<number> {
   if (await stateHasLog(stateDir)) {
     throw new VramError("STATE_INVALID", `${stateDir}: this state has an audit log, whose K(0) is gone`, {
       fix: "escrow belongs before the first start: use a new state directory",
     });
   }
-  // Loaded here: the rest of this command needs nothing that is native.
-  const { requirePrivateDirectory } = await import("../../residency/state.ts");
-  await requirePrivateDirectory(stateDir);
-  await escrowEpochKey(stateDir, file).catch((cause: unknown) => {
-    if (cause instanceof VramError) throw cause;
-    const fix = "name a new file in a folder that exists and that this user may write to";
-    throw new VramError("STATE_INVALID", `${file}: the escrow file cannot be made`, { cause, fix });
-  });
+  await escrow(stateDir, file);
   if (json) {
     printJson(host, "audit-keys", { ok: true, stateDir, escrow: file, epoch: 0 });
     return EXIT.ok;

@@ -44,7 +44,16 @@ function problemLines({ firstBad, problems, problemsTotal, macs }: LogReport): s
   ];
 }
 
-function verdictLine({ verdict, firstBad, entries: size }: LogReport, colors: Colors): string {
+/** Whoever gives a key asks for what was signed with it. A log gets its first log checkpoint a second after it begins. */
+const isUnsigned = ({ checkpoints: { key, matched }, remembered, entries: size }: LogReport): boolean =>
+  key === "given" && matched === 0 && remembered !== "matches" && size > 0;
+
+function verdictLine(report: LogReport, colors: Colors): string {
+  const { verdict, firstBad, entries: size } = report;
+  if (verdict === "intact" && isUnsigned(report)) {
+    const which = size === 1 ? "the one entry" : `any of the ${size} entries`;
+    return `${colors.yellow("!")} unsigned: nothing that was signed with the given key covers ${which}`;
+  }
   if (verdict === "intact") return `${colors.green("✓")} intact: nothing wrong was found in ${entries(size)}`;
   const first = firstBad === undefined ? "" : `: first at ${placeOf(firstBad)}, ${firstBad.reason}`;
   return `${colors.red("✗")} damaged${first}`;
@@ -80,22 +89,51 @@ const REMEMBERED = {
   "not-compared": "could not be compared",
 } as const;
 
+/** Of a part of a log, those log checkpoints are compared that lie within it. */
+function checkpointText({ checkpoints, problems, problemsTotal }: LogReport): string {
+  const { key, stored, matched, covered } = checkpoints;
+  if (key === "none") return "not looked at without a log key";
+  if (stored === 0) return "none that is signed with the log key";
+  const hasDiffered = problems.some(({ reason }) => reason === "root" || reason === "truncated");
+  const isKnown = !hasDiffered && problems.length === problemsTotal;
+  if (matched === stored || !isKnown) return `${matched} of ${stored} match, covering ${entries(covered)}`;
+  const beyond = `${stored - matched} beyond what was read`;
+  return matched === 0
+    ? `none compared; ${beyond}`
+    : `${matched} of ${matched} compared match, covering ${entries(covered)}; ${beyond}`;
+}
+
+/** What the state's own key says of the log's end. */
+function stateKeyText({ stateKey, lastEpoch }: Verified): string | undefined {
+  if (stateKey === undefined) return undefined;
+  if ("because" in stateKey) {
+    return `not read, so that a log that was put back is not found by it: ${stateKey.because}`;
+  }
+  const end = lastEpoch === undefined ? "where the log ends is not known" : `the log ends in epoch ${lastEpoch}`;
+  return `of epoch ${stateKey.epoch}, and ${end}`;
+}
+
 /** What was looked at, as pairs of a heading and a text. */
-function lookedAt({ report, segments, prunedSegments, keySource }: Verified): [string, string][] {
+function lookedAt(verified: Verified): [string, string][] {
+  const { report, segments, prunedSegments, keySource, isToTheEnd } = verified;
   const { checkpoints, inProgressBytes } = report;
+  const stateKey = stateKeyText(verified);
+  const lines = count(report.linesRead, "line", "lines");
+  const read = isToTheEnd ? `; ${lines} read` : ` up to where reading ended; ${lines} looked at`;
   const kept = report.prunedEntries === 0 ? "" : `, ${report.prunedEntries} pruned and known by their hashes only`;
   const gone = prunedSegments === 0 ? "" : `, ${prunedSegments} of them pruned`;
-  const matched = `${checkpoints.matched} of ${checkpoints.stored} match, covering ${entries(checkpoints.covered)}`;
-  const lines: [string, string][] = [
-    ["entries", `${report.entries}: ${report.linesRead} read${kept}`],
+  const looked: [string, string][] = [
+    ["entries", `${report.entries}${read}${kept}`],
     ["segments", `${segments}${gone}`],
     ...macLines(report, keySource),
-    ["log checkpoints", matched],
+    ...(stateKey === undefined ? [] : [["state's key", stateKey] satisfies [string, string]]),
+    ["log checkpoints", checkpointText(report)],
     ["log key", KEY_FROM[checkpoints.key]],
     ["remembered", REMEMBERED[report.remembered]],
   ];
-  if (inProgressBytes > 0) lines.push(["in progress", `${inProgressBytes} bytes of a last line that is not whole yet`]);
-  return lines;
+  if (inProgressBytes > 0)
+    looked.push(["in progress", `${inProgressBytes} bytes of a last line that is not whole yet`]);
+  return looked;
 }
 
 const COLUMNS = 17;

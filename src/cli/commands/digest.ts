@@ -4,7 +4,7 @@ import { optionsFromEnvironment } from "../../environment.ts";
 import { toVramError, VramError } from "../../errors.ts";
 import { formatDigest, parseDigest, parseSalt } from "../../hash/descriptor.ts";
 import { type HashPool, openHashPool } from "../../hash/pool.ts";
-import { nodeFileSystem, openFile } from "../../source/file.ts";
+import { nodeFileSystem } from "../../source/file.ts";
 import { expandSource } from "../../source/sets.ts";
 import { openSource } from "../../source/source.ts";
 import { digestOpened } from "../../staging/digest.ts";
@@ -12,6 +12,7 @@ import { EXIT, exitCodeFor } from "../exit.ts";
 import { type Host, printError } from "../host.ts";
 import { printJson } from "../json.ts";
 import { createProgress, type Progress } from "../progress.ts";
+import { readSmallFile } from "../read-file.ts";
 import { escapeName, parseSums, type SumsLine } from "./sums.ts";
 
 export interface DigestOptions {
@@ -132,21 +133,8 @@ function byFile(lines: readonly SumsLine[]): { path: string; lines: SumsLine[] }
   return [...groups].map(([path, group]) => ({ path, lines: group }));
 }
 
-/** A list of digests, opened with the care of any file: a FIFO or a device is refused, not waited for. */
-async function readSums(path: string): Promise<string> {
-  const file = await openFile(path, ["/"], nodeFileSystem);
-  try {
-    if (file.byteLength > SUMS_BYTES_MAX) throw new VramError("SOURCE_TOO_LARGE", `${path}: too long for a list`);
-    const bytes = new Uint8Array(file.byteLength);
-    await file.readAt(bytes, 0);
-    return Buffer.from(bytes).toString("utf8");
-  } finally {
-    await file.close();
-  }
-}
-
 async function checkAll(tools: Tools, sums: string, options: DigestOptions): Promise<number> {
-  const text = await readSums(sums);
+  const text = Buffer.from(await readSmallFile(sums, SUMS_BYTES_MAX)).toString("utf8");
   const salt = options.salt === undefined ? undefined : parseSalt(options.salt);
   const checked: Checked[] = [];
   const failures = await eachFile(

@@ -1,12 +1,14 @@
 /** The checks of `vram doctor` that look at the machine: driver, tools, limits, permissions. Each returns lines. */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, promises, readFileSync } from "node:fs";
+import { existsSync, promises, readFileSync, type Stats } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { delimiter, join } from "node:path";
 import { formatBytes } from "../../bytes.ts";
 import { readKernelImage, SHIPPED_VARIANT } from "../../cuda/native/kernel-image.ts";
 import { readHostTraces } from "../../device/detect.ts";
+import { systemFix, systemReason } from "../../errors.ts";
+import { isSystemError } from "../../files.ts";
 import { LIMITS } from "../../limits.ts";
 import type { VramOptions } from "../../open.ts";
 import type { Check } from "./doctor.ts";
@@ -117,8 +119,16 @@ export function limitChecks(): Check[] {
 export async function stateChecks(directory: string | undefined): Promise<Check[]> {
   if (directory === undefined)
     return [{ id: "state", status: "note", what: "no state directory named: keys stay in memory" }];
-  const stats = await promises.stat(directory).catch(() => undefined);
-  if (stats === undefined) return [{ id: "state", status: "note", what: `${directory} does not exist yet` }];
+  let stats: Stats;
+  try {
+    stats = await promises.stat(directory);
+  } catch (cause) {
+    if (isSystemError(cause, "ENOENT")) {
+      return [{ id: "state", status: "note", what: `${directory} does not exist yet` }];
+    }
+    const what = `${directory} cannot be looked at: ${systemReason(cause) ?? String(cause)}`;
+    return [{ id: "state", status: "fail", what, fix: systemFix(cause) ?? "name a directory" }];
+  }
   if (!stats.isDirectory()) {
     return [{ id: "state", status: "fail", what: `${directory} is not a directory`, fix: "name a directory" }];
   }

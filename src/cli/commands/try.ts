@@ -168,11 +168,12 @@ function conclude(stage: Stage, tried: readonly Tried[], options: TryOptions): n
 
 /** Runs the command. */
 export async function runTry(host: Host, files: readonly string[], options: TryOptions): Promise<number> {
-  const metrics = await openMetricsFile(options.metrics);
+  const metrics = await openMetricsFile(host, options.metrics);
   try {
-    return await tryFiles(host, files, options, metrics.readers);
-  } finally {
-    await metrics.write();
+    return await metrics.finish(await tryFiles(host, files, options, metrics.readers));
+  } catch (thrown) {
+    await metrics.finish(exitCodeFor(thrown));
+    throw thrown;
   }
 }
 
