@@ -19,6 +19,8 @@ export interface Host {
   readonly signal: AbortSignal;
   /** Fires when a write has shown that nobody takes our data any more. */
   readonly outEnded?: AbortSignal;
+  /** Another file than `/etc/vram-residency/config.toml`. Tests supply it; nothing a user can set does. */
+  readonly systemConfig?: string;
   /** Whether data could not be written, other than to a reader that went away. */
   outFailed?(): boolean;
 }
