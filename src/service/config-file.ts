@@ -12,6 +12,7 @@ import { VramError } from "../errors.ts";
 import { isSystemError } from "../files.ts";
 import { LIMITS } from "../limits.ts";
 import type { Origin, Setting } from "./config-origin.ts";
+import { CONFIG_KEYS } from "./config-table.ts";
 
 /** `system` and `user` are where we look by ourselves, and may be absent; `named` was asked for. */
 export type FileRole = "system" | "user" | "named";
@@ -101,12 +102,16 @@ function parseToml(text: string, path: string): Readonly<Record<string, unknown>
 const isTable = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Date);
 
-/** Every value with its dotted key. A table without anything in it counts as a value: nobody should overlook it. */
+/** Whether a table may have this name: `lease`, because there is `lease.maxMs`. */
+const isOurTable = (name: string): boolean => CONFIG_KEYS.some((key) => key.startsWith(`${name}.`));
+
+/** Every value with its dotted key. An empty table that is none of ours counts as a value: nobody should overlook it. */
 function flatten(table: Readonly<Record<string, unknown>>, prefix = ""): [key: string, value: unknown][] {
   return Object.entries(table).flatMap(([name, value]): [string, unknown][] => {
     // A quoted key with a dot in it is not the key of a table: it stays what it is, and is none of ours.
     const key = prefix + (/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name));
-    return isTable(value) && Object.keys(value).length > 0 ? flatten(value, `${key}.`) : [[key, value]];
+    if (!isTable(value)) return [[key, value]];
+    return Object.keys(value).length > 0 || isOurTable(key) ? flatten(value, `${key}.`) : [[key, value]];
   });
 }
 
