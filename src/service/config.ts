@@ -3,7 +3,9 @@
  * that policy which `/etc` sets can only be tightened: a loosening is refused, never ignored, and the message says which
  * layer set what.
  */
+import { canonicalJson, toHex } from "../bytes.ts";
 import { VramError } from "../errors.ts";
+import { sha256 } from "../hash/descriptor.ts";
 import { requireConsistent } from "./config-checks.ts";
 import { parseConfigFile, readConfigFile } from "./config-file.ts";
 import { type GivenFlag, requireKnown, settingsOfEnvironment, settingsOfFlags } from "./config-layers.ts";
@@ -122,6 +124,9 @@ export function mergeSettings(settings: readonly Setting[], place: Place): Omit<
   requireConsistent(config.values, config.origins);
   return config;
 }
+
+/** SHA-256 of the values as RFC 8785 JSON, hex: what the record says of the configuration a service started with. */
+export const configDigest = (values: ConfigValues): string => toHex(sha256(Buffer.from(canonicalJson(values), "utf8")));
 
 /** Reads all layers. Throws `INVALID_ARGUMENT` for the first thing that is not as it should be. */
 export async function loadConfig({ systemFile, namedFile, flags, place }: ConfigSources): Promise<Config> {

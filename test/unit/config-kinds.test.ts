@@ -14,6 +14,9 @@ const ofFile = <T>(kind: kinds.Kind<T>, value: unknown): T | undefined => {
 };
 const ofText = <T>(kind: kinds.Kind<T>, text: string): T | undefined => ofFile(kind, kind.fromText(text, "/work"));
 
+/** So many values that are refused. */
+const refused = (count: number): undefined[] => Array.from({ length: count }, () => undefined);
+
 describe("[VR-IN-01] sizes and durations", () => {
   it.each([
     ["0 B", 0],
@@ -51,7 +54,7 @@ describe("[VR-IN-01] sizes and durations", () => {
     expect(["250 ms", "15 min", "1.5 h", "2 d", "0 s"].map(parseDuration)).toEqual([
       250, 900_000, 5_400_000, 172_800_000, 0,
     ]);
-    expect(["1.5 ms", "1 m", "1 hour", "1 B", "15"].map(parseDuration)).toEqual(Array(5).fill(undefined));
+    expect(["1.5 ms", "1 m", "1 hour", "1 B", "15"].map(parseDuration)).toEqual(refused(5));
     expect([0, 250, 900_000, 90_061_000].map(showDuration)).toEqual(["0 ms", "250 ms", "15 min", "90061 s"]);
     expect([0, 1023, 1024, 3000, 1e11, 2 ** 40].map(showBytes)).toEqual([
       "0 B",
@@ -68,7 +71,7 @@ describe("[VR-IN-01] sizes and durations", () => {
     expect([1, "1 kB", 0, 1.5, -1, "2048 TiB", true, Number.NaN].map((value) => ofFile(kind, value))).toEqual([
       1,
       1000,
-      ...Array(6).fill(undefined),
+      ...refused(6),
     ]);
     expect(ofText(kind, "4096")).toBe(4096);
     expect(ofText(kind, "4 KiB")).toBe(4096);
@@ -80,20 +83,18 @@ describe("[VR-IN-01] other values", () => {
   it("booleans are words in variables, and nothing else in files", () => {
     expect(["true", "1", "false", "0", "yes", "TRUE", ""].map((text) => ofText(kinds.boolean, text))).toEqual([
       ...[true, true, false, false],
-      ...Array(3).fill(undefined),
+      ...refused(3),
     ]);
     expect(["true", 1].map((value) => ofFile(kinds.boolean, value))).toEqual([undefined, undefined]);
     expect(ofText(kinds.integer(0, 9), "9")).toBe(9);
-    expect(["10", "09", "-1", "1.0", " 1"].map((text) => ofText(kinds.integer(0, 9), text))).toEqual(
-      Array(5).fill(undefined),
-    );
+    expect(["10", "09", "-1", "1.0", " 1"].map((text) => ofText(kinds.integer(0, 9), text))).toEqual(refused(5));
   });
 
   it("paths are absolute in files, relative to the working directory elsewhere, and have their one form", () => {
     expect(ofFile(kinds.path, "/a/../b//c/")).toBe("/b/c");
     expect(ofFile(kinds.path, "/")).toBe("/");
     expect(["a", "", "~/a", "/a\0b", `/${"a".repeat(5000)}`].map((value) => ofFile(kinds.path, value))).toEqual(
-      Array(5).fill(undefined),
+      refused(5),
     );
     expect(ofText(kinds.path, "a")).toBe("/work/a");
     expect(ofText(kinds.path, "")).toBeUndefined();
@@ -144,18 +145,16 @@ describe("[VR-IN-01] other values", () => {
     expect(ofText(kinds.devices, `0,${uuid}`)).toEqual([0, uuid]);
     expect(["all", "", "0,0", "GPU-1", "-1", uuid.toUpperCase()].map((text) => ofText(kinds.devices, text))).toEqual([
       "all",
-      ...Array(5).fill(undefined),
+      ...refused(5),
     ]);
     expect(["", "gpu", "1000", "gpu users", "Ä", "-x"].map((text) => ofText(kinds.group, text))).toEqual([
       "",
       "gpu",
       1000,
-      ...Array(3).fill(undefined),
+      ...refused(3),
     ]);
     expect(ofText(kinds.hosts, "gpu-1,gpu-1.example")).toEqual(["gpu-1", "gpu-1.example"]);
-    expect(["a:1", "a..b", "-a", "A", "ä", "a,"].map((text) => ofText(kinds.hosts, text))).toEqual(
-      Array(6).fill(undefined),
-    );
+    expect(["a:1", "a..b", "-a", "A", "ä", "a,"].map((text) => ofText(kinds.hosts, text))).toEqual(refused(6));
   });
 });
 

@@ -6,6 +6,7 @@ import { optionsFromConfig } from "../../src/environment.ts";
 import type { VramError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { checkVramOptions } from "../../src/options.ts";
+import { configDigest } from "../../src/service/config.ts";
 import { type Layers, load, machine, set, write } from "../helpers/config.ts";
 
 /** The error that these layers end with; it is always `INVALID_ARGUMENT`. */
@@ -79,6 +80,18 @@ describe("the layers", () => {
       hashThreads: 0,
       audit: { mode: "required", retentionDays: 365 },
     });
+  });
+});
+
+describe("the digest of a configuration", () => {
+  it("is that of its values, wherever they are from", async () => {
+    const digestOf = async (layers: Layers): Promise<string> => configDigest((await load(layers)).values);
+    const env = { HOME: "/h" };
+    const usual = await digestOf({ env });
+    expect(usual).toMatch(/^[0-9a-f]{64}$/);
+    expect(await digestOf({ env, flags: [set("listen", "off"), set("lease.maxMs", "60 min")] })).toBe(usual);
+    expect(await digestOf({ env, flags: [set("requireGpu", "1")] })).not.toBe(usual);
+    expect(await digestOf({ env, flags: [set("hashThreads", "0")] })).not.toBe(usual);
   });
 });
 
