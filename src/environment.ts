@@ -1,7 +1,8 @@
-/** Options from environment variables. Apart, so that a command that opens no device loads nothing for one. */
+/** Options from the environment or a configuration. Apart, so that a command that opens no device loads nothing for one. */
 import { requireInteger } from "./assert.ts";
 import { VramError } from "./errors.ts";
 import type { VramOptions } from "./open.ts";
+import type { ConfigValues } from "./service/config-table.ts";
 
 /**
  * Options the environment gives: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`, `VRAM_LIBCUDA` and
@@ -31,6 +32,32 @@ export function optionsFromEnvironment(env: Readonly<Record<string, string | und
     ...(backend === undefined || backend === "" ? {} : { backend }),
     ...(byteLength === undefined ? {} : { emulated: { byteLength } }),
     ...(hashThreads === undefined ? {} : { hashThreads }),
+  };
+}
+
+/** Options a configuration gives. Which devices are used, and by whom, is the service's to say. */
+export function optionsFromConfig(
+  values: ConfigValues,
+  env: Readonly<Record<string, string | undefined>>,
+): VramOptions {
+  const { backend, requireGpu, allowMps, onMismatch, maxModelBytes } = values;
+  const { stateDir, modelRoots, headroomBytes, hashThreads, libcuda, libnvml } = values;
+  const libraryPath = env["LD_LIBRARY_PATH"];
+  return {
+    ...{ backend, requireGpu, allowMps, onMismatch, maxModelBytes },
+    emulated: { devices: values["emulated.devices"], byteLength: values["emulated.bytes"] },
+    audit: {
+      mode: values["audit.mode"],
+      retentionDays: values["audit.retentionDays"],
+      maxBytes: values["audit.maxBytes"],
+    },
+    ...(stateDir === undefined ? {} : { stateDir }),
+    ...(modelRoots === undefined ? {} : { modelRoots }),
+    ...(headroomBytes === undefined ? {} : { headroomBytes }),
+    ...(hashThreads === undefined ? {} : { hashThreads }),
+    ...(libcuda === undefined ? {} : { cudaLibrary: libcuda }),
+    ...(libnvml === undefined ? {} : { nvmlLibrary: libnvml }),
+    ...(libraryPath === undefined ? {} : { libraryPath }),
   };
 }
 

@@ -123,4 +123,32 @@ export const LIMITS = {
   metricsDevices: 64,
   /** Shards followed on each for their age: 128 GiB in shards of one granule; 65,536 × 100 bytes, and names in use. */
   metricsShards: 65_536,
+  /** A configuration file, and tables within each other in it: the longest example has 6 KiB and 2. */
+  configBytes: 256 * KIB,
+  configDepth: 8,
+  /** API tokens: one for each person or program, and room. 64 × at most 250 bytes, and a head. */
+  tokens: 64,
+  tokensFileBytes: 32 * KIB,
+  /** Shards of the wanted set, in rows and their members: two of the largest sets. */
+  wantedShards: 8192,
+  /** A row's paths (4096 bytes), name (1024, twice when escaped) and seal (800): 8192 × 6.8 KiB = 54 MiB. */
+  wantedFileBytes: 64 * MIB,
+  /** What a service bears unless configured. Descriptors: 256 + 64 files read stay below the usual 1024. */
+  serviceConnections: 256,
+  serviceRequests: 64,
+  /** Requests that wait for one of those places; each holds a body: 256 × 1 MiB. */
+  serviceWaiting: 256,
+  serviceBodyBytes: MIB,
+  /** All headers of a request; Node's own default. */
+  serviceHeaderBytes: 16 * KIB,
+  /** To receive a request: 1 MiB at 256 kbit/s. Between two requests on a connection. */
+  serviceRequestMs: 32_000,
+  serviceIdleMs: 60_000,
+  /** Leases held at once: 64 engines on 64 shards. About 200 bytes each. */
+  serviceLeases: 4096,
+  /** A lease unless asked for otherwise, and the longest that may be asked for: whoever dies blocks eviction so long. */
+  leaseDefaultMs: 60_000,
+  leaseMaxMs: 3_600_000,
+  /** A service that stops waits so long for leases before it revokes them; systemd kills after 90 s. */
+  leaseDrainMs: 30_000,
 } as const;

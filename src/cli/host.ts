@@ -23,6 +23,8 @@ export interface Host {
   readonly outEnded?: AbortSignal;
   /** Why data could not be written, other than to a reader that went away; undefined if it could. */
   outFailure?(): unknown;
+  /** Another file than `/etc/vram-residency/config.toml`. Tests supply it; nothing a user can set does. */
+  readonly systemConfig?: string;
 }
 
 export type Colors = ReturnType<typeof pc.createColors>;

@@ -9,6 +9,7 @@ import { EXIT, exitCodeFor } from "./exit.ts";
 import { type Host, printError } from "./host.ts";
 import { printJson } from "./json.ts";
 import { addNarrationOptions } from "./narration.ts";
+import { addConfigCommands, addTokenCommands } from "./service-commands.ts";
 
 const backendOption = (): Option =>
   new Option("--backend <backend>", "which device answers").choices(["auto", "cuda", "emulated"]);
@@ -93,6 +94,8 @@ function commands(host: Host, done: (code: number) => void): Command {
     .addOption(backendOption());
 
   addAuditCommands(program, add);
+  addConfigCommands(program, add);
+  addTokenCommands(program, add);
   return program;
 }
 

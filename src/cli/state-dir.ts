@@ -3,12 +3,12 @@
  * (XDG Base Directory Specification: a relative path counts as unset). And where the audit log in it is.
  */
 import { promises } from "node:fs";
-import { isAbsolute, join } from "node:path";
 import { auditFolder } from "../audit/key-files.ts";
 import { listSegments } from "../audit/segments.ts";
 import { CHECKPOINT_FILE, CHECKPOINTS_FILE, VKEY_FILE } from "../audit/stored-checkpoints.ts";
 import { systemReason, VramError } from "../errors.ts";
 import { isSystemError } from "../files.ts";
+import { defaultStateDir } from "../service/places.ts";
 
 export interface StateOptions {
   readonly stateDir?: string;
@@ -23,9 +23,8 @@ export interface LogOptions extends StateOptions {
 export function stateDirOf({ stateDir }: StateOptions, env: Readonly<Record<string, string | undefined>>): string {
   if (stateDir === "") throw new VramError("INVALID_ARGUMENT", "--state-dir must name a directory");
   if (stateDir !== undefined) return stateDir;
-  const { XDG_STATE_HOME: stateHome = "", HOME: home = "" } = env;
-  if (isAbsolute(stateHome)) return join(stateHome, "vram-residency");
-  if (isAbsolute(home)) return join(home, ".local", "state", "vram-residency");
+  const usual = defaultStateDir(env);
+  if (usual !== undefined) return usual;
   throw new VramError("INVALID_ARGUMENT", "neither XDG_STATE_HOME nor HOME says where the state is", {
     fix: "name it with --state-dir",
   });

@@ -13,6 +13,8 @@ export interface CliSetting {
   readonly terminal?: boolean;
   readonly columns?: number;
   readonly signal?: AbortSignal;
+  /** What stands for `/etc/vram-residency/config.toml`; default a file that does not exist. */
+  readonly systemConfig?: string;
 }
 
 /** `vram` with these arguments; no hashing threads, 128 MiB of emulated VRAM. */
@@ -35,6 +37,7 @@ export async function vram(argv: readonly string[], setting: CliSetting = {}): P
     errIsTerminal: setting.terminal ?? false,
     columns: setting.columns ?? 80,
     signal: setting.signal ?? new AbortController().signal,
+    systemConfig: setting.systemConfig ?? "/nonexistent/config.toml",
   };
   const code = await main(argv, host);
   return { code, ...texts };

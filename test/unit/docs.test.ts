@@ -9,6 +9,7 @@ import ts from "typescript";
 import { beforeAll, describe, expect, it } from "vitest";
 import { EXIT } from "../../src/cli/exit.ts";
 import { vram } from "../helpers/cli.ts";
+import { temporaryFolder } from "../helpers/vram.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const read = (path: string): string => readFileSync(join(ROOT, path), "utf8");
@@ -98,6 +99,7 @@ describe("command lines in README.md and docs/cli.md", () => {
   });
 
   it("docs/cli.md names the schemas that are printed", async () => {
+    const state = await temporaryFolder();
     const printed = await Promise.all([
       vram(["digest", "--json", "package.json"]),
       vram(["try", "--json", "package.json"]),
@@ -106,6 +108,10 @@ describe("command lines in README.md and docs/cli.md", () => {
       vram(["audit", "prove", "--json", "--log", "test", "0"]),
       vram(["audit", "prove", "--json", "--check", "package.json", "--log-key", LOG_KEY]),
       vram(["audit", "keys", "--json", "--state-dir", "test"]),
+      vram(["config", "show", "--json"]),
+      vram(["token", "add", "--json", "--scope", "use", "..", "--state-dir", state]),
+      vram(["token", "list", "--json", "--state-dir", state]),
+      vram(["token", "revoke", "--json", "..", "--state-dir", state]),
     ]);
     expect(printed.every(({ out }) => out.startsWith("{"))).toBe(true);
     for (const { out } of printed) {
