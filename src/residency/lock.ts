@@ -1,0 +1,28 @@
+/**
+ * What only one process at a time may have: a state directory, a GPU. The lock is the kernel's and ends with the process
+ * that holds it; the pid in the file is for people.
+ */
+import { constants, promises } from "node:fs";
+import { VramError } from "../errors.ts";
+
+/** Ours until `file` is closed, or the process that has it; NaN if its file does not say. */
+export type Lock =
+  | { readonly taken: true; readonly file: promises.FileHandle }
+  | { readonly taken: false; readonly holder: number };
+
+/** Takes the lock on the file at `path`, which is made if it does not exist. `STATE_INVALID` if it cannot be. */
+export async function takeLock(path: string): Promise<Lock> {
+  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
+  const file = await promises.open(path, flags, 0o600).catch((cause: unknown) => {
+    throw new VramError("STATE_INVALID", `${path}: cannot be made`, { cause });
+  });
+  // Loaded here: what needs no lock needs no native code.
+  const { lockFile } = await import("../ffi.ts");
+  if (lockFile(file.fd)) {
+    await file.truncate(0);
+    await file.write(`${process.pid}\n`, 0);
+    return { taken: true, file };
+  }
+  const holder = Number.parseInt(await file.readFile("utf8").finally(() => file.close()), 10);
+  return { taken: false, holder };
+}
