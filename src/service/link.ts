@@ -4,6 +4,7 @@
  * and the process is killed. One that will not go is `wedged`: nothing can be done about it from here, and it still has
  * the GPU.
  */
+import { AsyncResource } from "node:async_hooks";
 import type { Clock } from "../clock.ts";
 import type { DeviceInfo } from "../device/device.ts";
 import { closedError, type ReleaseFailureReporter } from "../dispose.ts";
@@ -109,7 +110,11 @@ export class Link {
     };
     const deadlineMs = sourcePaced ? undefined : deadlineFor(byteLength, this.#options.floorMs);
     const check = (value: unknown): unknown => checkResult(method, value);
-    const answer = this.#calls.add(id, method, deadlineMs, check, { ...options, onProgress: progress });
+    const answer = this.#calls.add(id, method, deadlineMs, check, {
+      ...options,
+      // Called from the channel, but on behalf of whoever called: the journal reads the scope from there.
+      onProgress: AsyncResource.bind(progress),
+    });
     signal?.addEventListener("abort", abort, { once: true });
     try {
       this.#channel.send({ kind: "call", id, method, args });
