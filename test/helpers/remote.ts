@@ -4,7 +4,6 @@ import { once } from "node:events";
 import { existsSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { duplexPair } from "node:stream";
 import { afterEach, expect } from "vitest";
 import { toHex } from "../../src/bytes.ts";
 import { systemClock } from "../../src/clock.ts";
@@ -19,16 +18,20 @@ import { createMemoryState } from "../../src/residency/state.ts";
 import { openWorker, type System, type Worker } from "../../src/residency/worker.ts";
 import { deriveKey } from "../../src/seal/key.ts";
 import { type OpenDevice, serveSocket } from "../../src/service/device-run.ts";
+import type { ServedDevice } from "../../src/service/device-server.ts";
 import { openProcessDevice, type ProcessTestOptions } from "../../src/service/open-device.ts";
 import { openRemoteDevice, type RemoteDevice, type RemoteDeviceOptions } from "../../src/service/remote-device.ts";
 import { type DeviceProcess, type Exit, type StartProcess, startFrom } from "../../src/service/start-process.ts";
 import { isRunning, until } from "./nvml-monitor.ts";
+import { socketPair } from "./socket-pair.ts";
 import { MIB, temporaryFolder } from "./vram.ts";
 
 const ENTRY = new URL("./device-process.mjs", import.meta.url);
 export const SIZES = { ringSlots: 3, ringSlotBytes: MIB / 2, measureWindowBytes: 4 * MIB };
 
 const opened: RemoteDevice[] = [];
+/** What a process would have taken with it. */
+const served: ServedDevice[] = [];
 
 /** What a device of 128 MiB is opened with: a UUID and a folder of its own, no threads. */
 export async function remoteOptions(given: Partial<RemoteDeviceOptions> = {}): Promise<RemoteDeviceOptions> {
@@ -55,6 +58,7 @@ afterEach(async () => {
     await device.close();
     expect(isRunning(device.pid), "a process after the test").toBe(false);
   }
+  for (const { close } of served.splice(0)) await close();
 });
 
 /** A device in a real process of `dist`, and what it can be told beside its interface. */
@@ -97,14 +101,19 @@ export function inProcess(open: OpenDevice, { stubborn = false } = {}): InProces
     kills: 0,
     exit: (how) => exit(how),
     start: (): DeviceProcess => {
-      const [ours, its] = duplexPair();
+      const [ours, its] = socketPair();
       const ended = new Promise<Exit>((resolve) => {
         exit = (how) => {
-          its.destroy();
+          its.end();
           resolve(how);
         };
       });
-      serveSocket(its, open, {
+      const openKept: OpenDevice = async (request, report) => {
+        const device = await open(request, report);
+        served.push(device);
+        return device;
+      };
+      serveSocket(its, openKept, {
         exit: () => exit({ exitCode: 0, signal: null }),
         kill: () => exit({ exitCode: null, signal: "SIGKILL" }),
       });
