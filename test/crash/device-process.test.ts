@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { describe, expect, it } from "vitest";
+import { present } from "../../src/assert.ts";
 import { liveHandles } from "../../src/dispose.ts";
 import type { VramError } from "../../src/errors.ts";
 import { evict } from "../../src/residency/evict.ts";
@@ -12,18 +13,11 @@ import { openRemoteDevice, type RemoteDevice } from "../../src/service/remote-de
 import { startFrom } from "../../src/service/start-process.ts";
 import { type DeviceChange, type Supervisor, superviseDevice } from "../../src/service/supervisor.ts";
 import { isRunning, until } from "../helpers/nvml-monitor.ts";
-import { openBench, openProcess, openRemote, remoteOptions, sealRequest } from "../helpers/remote.ts";
+import { failureOf, openBench, openProcess, openRemote, remoteOptions, sealRequest } from "../helpers/remote.ts";
 import { codeOf, MIB, randomFile } from "../helpers/vram.ts";
 
 const SHIPPED = new URL("../../dist/service/device-process.js", import.meta.url);
 const REMOTE = new URL("../../dist/service/remote-device.js", import.meta.url);
-
-/** The error that `task` ends with. */
-const errorOf = async (task: Promise<unknown>): Promise<VramError> =>
-  task.then(
-    () => expect.fail("no error"),
-    (thrown: unknown) => thrown as VramError,
-  );
 
 /** Children of this process, whatever they are. */
 const children = (): readonly number[] =>
@@ -80,7 +74,7 @@ describe("kill -9 of the process", () => {
     delay.enable();
     const begun = performance.now();
     const calls = (await MOMENTS[moment]?.(opened)) ?? [];
-    const errors = await Promise.all(calls.map(errorOf));
+    const errors = await Promise.all(calls.map(failureOf));
     delay.disable();
 
     // Watchdogs on a machine that others use, far below any deadline.
@@ -94,8 +88,8 @@ describe("kill -9 of the process", () => {
     expect(entries.filter(({ type }) => type === "device_lost")).toHaveLength(1);
     expect(await codeOf(device.memory())).toBe("DEVICE_LOST");
     expect(await codeOf(sealModel(system, worker, sealRequest(path)))).toBe("DEVICE_LOST");
-    const [shard] = system.registry.all();
-    expect(await evict(system, worker, shard!)).toMatchObject({ zeroed: false, reason: "the device was lost earlier" });
+    const shard = present(system.registry.all()[0], "the shard");
+    expect(await evict(system, worker, shard)).toMatchObject({ zeroed: false, reason: "the device was lost earlier" });
     await device.close();
     expect(isRunning(device.pid)).toBe(false);
     expect(children()).not.toContain(device.pid);
@@ -110,7 +104,7 @@ describe("a process that hangs", () => {
     const { path } = await randomFile(3 * MIB);
     await sealModel(system, worker, sealRequest(path));
     process.kill(device.pid, "SIGSTOP");
-    const error = await errorOf(device.memory());
+    const error = await failureOf(device.memory());
     expect([error.code, error.fatal, error.details]).toEqual(["DEVICE_STALLED", true, { pid: device.pid }]);
     expect(await device.ended).toMatchObject({ signal: "SIGKILL" });
     expect(system.registry.all().map(({ state }) => state)).toEqual(["lost"]);
@@ -135,9 +129,9 @@ describe("a process that hangs", () => {
     const { sourceId } = await device.openSource(source, { format: "raw" });
     const allocationId = await device.allocate(2 * MIB);
     const request = { sourceId, allocationId, witness: true, sha256: false };
-    const upload = errorOf(device.upload(request, {}));
+    const upload = failureOf(device.upload(request, {}));
     const start = performance.now();
-    for (let looks = 0; performance.now() - start < 900; looks += 1) await device.memory();
+    while (performance.now() - start < 900) await device.memory();
     process.kill(device.pid, "SIGSTOP");
     more();
     expect((await upload).code).toBe("DEVICE_STALLED");
@@ -146,7 +140,7 @@ describe("a process that hangs", () => {
   it("[VR-DEV-05] while it opens its device is killed as well", async () => {
     const entry = new URL("../helpers/device-deaf.mjs", import.meta.url);
     const task = openRemoteDevice(await remoteOptions({ start: startFrom(entry), startMs: 300, floorMs: 300 }));
-    const error = await errorOf(task);
+    const error = await failureOf(task);
     expect([error.code, error.message]).toEqual([
       "DEVICE_STALLED",
       "the device's process did not answer in time: opening the device",
@@ -213,13 +207,13 @@ process.stdout.write(String((await device.memory()).bytesTotal));`;
   it("a second one for the same GPU is refused with the pid of the first", async () => {
     const options = await remoteOptions({ start: startFrom(SHIPPED) });
     const first = await openRemote(options);
-    const error = await errorOf(openRemoteDevice(options));
+    const error = await failureOf(openRemoteDevice(options));
     expect([error.code, error.retriable, error.details]).toEqual(["DEVICE_BUSY", true, { pid: first.pid }]);
     await first.close();
     await openRemote(options);
   });
 
-  it("signals of the terminal and of a service manager are not its to judge; nobody reads its memory", async () => {
+  it("signals of the terminal and of a service manager are not its to judge; it leaves no core file", async () => {
     const device = await openRemote(await remoteOptions({ start: startFrom(SHIPPED) }));
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.kill(device.pid, signal);
     expect((await device.memory()).bytesTotal).toBe(128 * MIB);
@@ -229,9 +223,14 @@ process.stdout.write(String((await device.memory()).bytesTotal));`;
 });
 
 describe("a device that is kept running", () => {
-  async function keep(
-    clock = { now: 0, monotonicMs: () => clock.now, sleep: async (ms: number) => void (clock.now += ms) },
-  ) {
+  async function keep() {
+    const clock = {
+      now: 0,
+      monotonicMs: () => clock.now,
+      sleep: async (ms: number) => {
+        clock.now += ms;
+      },
+    };
     const options = await remoteOptions({ start: startFrom(SHIPPED) });
     const changes: DeviceChange[] = [];
     const bound: RemoteDevice[] = [];
@@ -286,7 +285,7 @@ describe("a device that is kept running", () => {
     const before = await supervisor.device?.allocate(MIB);
     kill(supervisor.device?.pid ?? 0);
     await entered("running", 2);
-    const device = bound[1]!;
+    const device = present(bound[1], "the second device");
     const after = await device.allocate(MIB);
     expect(after).not.toBe(before);
     expect(await device.free(before ?? 0)).toEqual({ zeroed: false, reason: "it was freed before" });

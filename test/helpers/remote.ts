@@ -9,6 +9,7 @@ import { toHex } from "../../src/bytes.ts";
 import { systemClock } from "../../src/clock.ts";
 import type { FaultPlan } from "../../src/cuda/emulated/faults.ts";
 import type { Device } from "../../src/device/device.ts";
+import type { VramError } from "../../src/errors.ts";
 import type { Entry } from "../../src/journal/entry.ts";
 import { createJournal } from "../../src/journal/journal.ts";
 import { policyDigest, VRAM_ONLY_POLICY } from "../../src/residency/policy.ts";
@@ -136,6 +137,13 @@ export const emulatedInProcess = (faults?: FaultPlan): InProcess => {
   const test: ProcessTestOptions = { sizes: SIZES, ...(faults === undefined ? {} : { faults }) };
   return inProcess((request, report) => openProcessDevice(request, report, test));
 };
+
+/** The error that `task` ends with. */
+export const failureOf = async (task: Promise<unknown>): Promise<VramError> =>
+  task.then(
+    () => expect.fail("no error"),
+    (thrown: unknown) => thrown as VramError,
+  );
 
 export interface Bench {
   readonly system: System;

@@ -1,8 +1,10 @@
 /** A "process" of a device that says what a test wants it to say. */
 import { type Channel, openChannel } from "../../src/service/channel.ts";
 import { checkRequest } from "../../src/service/checks.ts";
-import type { Request } from "../../src/service/protocol.ts";
+import type { Method, Request } from "../../src/service/protocol.ts";
+import type { RemoteDeviceOptions } from "../../src/service/remote-device.ts";
 import type { DeviceProcess, Exit } from "../../src/service/start-process.ts";
+import { openRemote, remoteOptions } from "./remote.ts";
 import { socketPair } from "./socket-pair.ts";
 
 /** What a small device says of itself. */
@@ -71,3 +73,21 @@ export function scripted({ onRequest, onOpen, stubborn = false }: Script) {
   };
   return made;
 }
+
+/** A device in such a process. */
+export async function openScripted(script: Script, given: Partial<RemoteDeviceOptions> = {}) {
+  const process = scripted(script);
+  const device = await openRemote(await remoteOptions({ start: process.start, ...given }));
+  return { device, process };
+}
+
+/** Answers calls of one method. */
+export const answering =
+  (method: Method, value: unknown): NonNullable<Script["onRequest"]> =>
+  (request, channel) => {
+    if (request.kind === "call" && request.method === method) channel.send({ kind: "result", id: request.id, value });
+  };
+
+/** How many calls of a method there were. */
+export const calls = (requests: readonly Request[], method: Method): number =>
+  requests.filter((request) => request.kind === "call" && request.method === method).length;
