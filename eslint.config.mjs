@@ -2,6 +2,7 @@
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
+  // Processes of tests are plain JavaScript: they are started as they are.
   { ignores: ["dist/**", "coverage/**", "test/**/*.mjs"] },
   ...tseslint.configs.strictTypeChecked,
   {

@@ -10,7 +10,7 @@ import type { EmulatedFaults } from "./cuda/emulated/faults.ts";
 import { EMULATED_MODULE_IMAGE } from "./cuda/emulated/kernels.ts";
 import { emulatedMonitor } from "./cuda/emulated/monitor.ts";
 import type { EmulatedDeviceSpec } from "./cuda/emulated/options.ts";
-import { type GpuMonitor, NVML_LIBRARY } from "./cuda/monitor.ts";
+import { type GpuMonitor, NO_MONITOR, NVML_LIBRARY } from "./cuda/monitor.ts";
 import type { BackendDecision } from "./device/detect.ts";
 import type { UndoStack } from "./dispose.ts";
 import { VramError } from "./errors.ts";
@@ -55,7 +55,7 @@ function openEmulated(machine: EmulatedMachine, pool: HashPool, undo: UndoStack)
   return { driver, monitor: emulatedMonitor(devices), kernelImage: EMULATED_MODULE_IMAGE, uuids };
 }
 
-async function openNative(library: string, nvml: NvmlSource, undo: UndoStack): Promise<OpenBackend> {
+async function openNative(library: string, nvml: NvmlSource | undefined, undo: UndoStack): Promise<OpenBackend> {
   if (!isMainThread) {
     // The environment of a worker thread does not reach C: the driver would keep its cache of compiled kernels.
     throw new VramError("DEVICE_UNUSABLE", "a GPU is opened on the main thread only", {
@@ -69,8 +69,8 @@ async function openNative(library: string, nvml: NvmlSource, undo: UndoStack): P
   ]);
   const driver = openNativeDriver(library);
   undo.defer("driver", () => driver.close());
-  const env = nvml.libraryPath === undefined ? {} : { LD_LIBRARY_PATH: nvml.libraryPath };
-  const monitor = openNvmlMonitor({ library: nvml.nvmlLibrary ?? NVML_LIBRARY, env });
+  const env = nvml?.libraryPath === undefined ? {} : { LD_LIBRARY_PATH: nvml.libraryPath };
+  const monitor = nvml === undefined ? NO_MONITOR : openNvmlMonitor({ library: nvml.nvmlLibrary ?? NVML_LIBRARY, env });
   undo.defer("monitor", () => monitor.close());
   const uuids = Array.from({ length: driver.device.count() }, (_, ordinal) =>
     driver.device.uuid(driver.device.get(ordinal)),
@@ -83,11 +83,11 @@ async function openNative(library: string, nvml: NvmlSource, undo: UndoStack): P
   return { driver, monitor, kernelImage: readKernelImage(), uuids };
 }
 
-/** Opens what was decided; `undo` takes it down again. */
+/** Opens what was decided; `undo` takes it down again. Without `nvml` the process of NVML is not used. */
 export async function openBackend(
   decision: BackendDecision,
   machine: EmulatedMachine,
-  nvml: NvmlSource,
+  nvml: NvmlSource | undefined,
   pool: HashPool,
   undo: UndoStack,
 ): Promise<OpenBackend> {

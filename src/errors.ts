@@ -90,6 +90,11 @@ export const ERROR_TABLE = {
   DEVICE_STALLED: row("the device did not answer within its deadline", "check the GPU, then restart", {
     fatal: true,
   }),
+  DEVICE_BUSY: row(
+    "the device's process belongs to another service, or has too many calls to answer",
+    "wait, or stop the process that has it, then try again",
+    { retriable: true },
+  ),
   CUDA_FAILED: row("a driver call was refused", "`vram doctor` checks the device", { retriable: true }),
   POLICY_VIOLATION: row("the memory or device breaks the VRAM-only policy", "the message names the fact; mend it"),
   BACKEND_CHANGED: row(

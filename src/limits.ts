@@ -108,6 +108,30 @@ export const LIMITS = {
   deviceMsPerGib: 30_000,
   /** Between two polls at most this much of it passes: a stall takes 10 polls, and the pause of a machine is none. */
   devicePollMs: 1000,
+  /**
+   * A call to a device's process has 30 × its estimate at 1 GB/s and this: three times the floor of a wait on the device,
+   * so that the process, which can say more, runs into its own deadline first.
+   */
+  deviceCallFloorMs: 30_000,
+  /** Until a device is open: a driver that starts, a context, a kernel compiled by the driver, the self-test. */
+  deviceStartMs: 120_000,
+  /** A process that was killed is gone within this, or will not go: then it hangs in the kernel. */
+  deviceKillMs: 10_000,
+  /** Between two signs of the same end (its channel, its exit, its own word) at most this much passes. */
+  deviceEndMs: 1000,
+  /** Calls to one device's process without an answer; 32 seals at once have 8 each. Releases are let in all the same. */
+  deviceCallsInFlight: 256,
+  /**
+   * One message to or from a device's process: level 1 of 1 TiB. 70 GB have 4.3 MB, a table of 40,000 tensors with the
+   * longest names about 10 MB.
+   */
+  deviceMessageBytes: 64 * MIB,
+  /** What a stream of the caller's is cut into on its way there. */
+  deviceChunkBytes: 4 * MIB,
+  /** A device's process is started again 5 times in 5 minutes; before that it waits 0.5 s, 1 s, … 8 s: 15.5 s in all. */
+  deviceRestarts: 5,
+  deviceRestartWindowMs: 300_000,
+  deviceBackOffMs: 500,
   /** Processes NVML may list on one GPU: 4096 × 64 bytes of room = 256 KiB. */
   nvmlProcesses: 4096,
   /** Xids remembered per GPU, and taken per look: the newest. A GPU that had more has told enough. */

@@ -57,3 +57,6 @@ export interface GpuMonitor {
   /** Never throws; may be called twice. */
   close(): Promise<void>;
 }
+
+/** For whoever must not start NVML's process. */
+export const NO_MONITOR: GpuMonitor = { read: async () => ({}), close: async () => undefined };

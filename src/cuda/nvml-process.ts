@@ -1,5 +1,6 @@
 /** Entry of the process that talks to NVML: nothing but the wiring. The logic is in `nvml-serve.ts`. */
-import { dieWithParent, type NvmlRequest, nvmlServer } from "./nvml-serve.ts";
+import { dieWithParent } from "../ffi.ts";
+import { type NvmlRequest, nvmlServer } from "./nvml-serve.ts";
 
 dieWithParent(Number(process.argv[3]));
 const serve = nvmlServer(process.argv[2] ?? "libnvidia-ml.so.1");

@@ -1,11 +1,6 @@
-/** What the process that talks to NVML does: answers requests, one at a time, and ends with its parent. */
-import { openLibrary } from "../ffi.ts";
+/** What the process that talks to NVML does: answers requests, one at a time. */
 import type { GpuHealth } from "./monitor.ts";
 import { type Nvml, openNvml } from "./nvml.ts";
-
-/** `PR_SET_PDEATHSIG`, `SIGKILL` (linux/prctl.h, signal.h). */
-const SET_PARENT_DEATH_SIGNAL = 1;
-const SIGKILL = 9n;
 
 /** `id` comes back with the answer. */
 export interface NvmlRequest {
@@ -32,19 +27,4 @@ export function nvmlServer(library: string): (request: NvmlRequest) => NvmlReply
       return { id, health: {} };
     }
   };
-}
-
-/**
- * Has the kernel kill this process when its parent dies: one that hangs in a driver call never learns that the channel
- * to its parent is gone (measured: it outlived it by 6 s). Does nothing where there is no glibc on Linux.
- */
-export function dieWithParent(parentPid: number): void {
-  try {
-    const { prctl } = openLibrary("libc.so.6").bindPresent({ prctl: "int prctl(int option, uint64_t signal)" });
-    prctl?.(SET_PARENT_DEATH_SIGNAL, SIGKILL);
-  } catch {
-    // Without it the `disconnect` event has to do.
-  }
-  // It may have died before it was asked to be watched.
-  if (process.ppid !== parentPid) process.exit();
 }

@@ -4,7 +4,7 @@
  * Without a directory the same state lives in memory and ends with the process.
  */
 import type { KeyObject } from "node:crypto";
-import { constants, existsSync, promises } from "node:fs";
+import { existsSync, promises } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import type { Backend } from "../cuda/driver.ts";
@@ -12,6 +12,7 @@ import { Mutex } from "../dispose.ts";
 import { systemReason, VramError } from "../errors.ts";
 import { createFile, isSystemError, readPrivate, removeTemporary, replaceFile } from "../files.ts";
 import { createRootKey, readRootKey, writeRootKey } from "../seal/key.ts";
+import { takeLock } from "./lock.ts";
 
 export interface StoppedWorker {
   readonly reason: string;
@@ -36,7 +37,8 @@ export interface StateStore {
 /** Of what could be a root key: 64 digits, and as much again to say that it is not one. */
 const ROOT_KEY_BYTES_MAX = 128;
 
-const deviceUuid = z.string().regex(/^(?:GPU|MIG|EMU)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
+/** The UUID of a GPU, of a MIG slice of one, or of an emulated device. Fit for the name of a file. */
+export const deviceUuid = z.string().regex(/^(?:GPU|MIG|EMU)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
 
 const stateFile = z
   .strictObject({
@@ -182,30 +184,16 @@ export function createMemoryState(): StateStore {
   return store(createRootKey(), undefined, { save: async () => undefined, close: async () => undefined });
 }
 
-/**
- * Takes the directory for this process: two writers would break the audit log and undo each other's stops. The lock is
- * the kernel's and ends with the process; the pid in the file is for people.
- */
+/** Takes the directory for this process: two writers would break the audit log and undo each other's stops. */
 async function lockDirectory(directory: string): Promise<promises.FileHandle> {
   const path = join(directory, "lock");
-  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
-  const file = await promises.open(path, flags, 0o600).catch((cause: unknown) => {
-    throw invalid(`${path}: cannot be made`, cause);
+  const lock = await takeLock(path).catch((thrown: unknown) => {
+    throw refusalOf(`${path}: cannot be made or written`, thrown);
   });
-  // Loaded here: without a state directory the emulated device needs no native code.
-  const { lockFile } = await import("../ffi.ts");
-  try {
-    if (lockFile(file.fd)) {
-      await file.truncate(0);
-      await file.write(`${process.pid}\n`, 0);
-      return file;
-    }
-    const holder = Number.parseInt(await file.readFile("utf8"), 10);
-    throw new VramError("STATE_BUSY", `${directory}: in use by process ${holder}`, { details: { pid: holder } });
-  } catch (thrown) {
-    await file.close();
-    throw refusalOf(`${path}: cannot be written`, thrown);
-  }
+  if (lock.taken) return lock.file;
+  throw new VramError("STATE_BUSY", `${directory}: in use by process ${lock.holder}`, {
+    details: { pid: lock.holder },
+  });
 }
 
 /** State in a directory, which is made if it does not exist. No other process has it until it is closed. */

@@ -1,0 +1,73 @@
+/**
+ * The life of a device's process: it dies with its parent, keeps its memory to itself, opens one device, serves it, and
+ * ends when the channel does. What a terminal or a service manager sends to all processes alike is the parent's to
+ * judge. The entry file is `device-process.ts`.
+ */
+import { Socket } from "node:net";
+import type { Duplex } from "node:stream";
+import type { ReleaseFailureReporter } from "../dispose.ts";
+import { toVramError, VramError } from "../errors.ts";
+import { dieWithParent, keepMemoryPrivate } from "../ffi.ts";
+import { openChannel } from "./channel.ts";
+import { checkRequest, toWire } from "./checks.ts";
+import { type ServedDevice, serveDevice } from "./device-server.ts";
+import type { OpenRequest, Reply, Request } from "./protocol.ts";
+
+/** Where the process finds its end of the channel. */
+export const CHANNEL_FD = 3;
+
+/** Opens the device that is asked for. */
+export type OpenDevice = (request: OpenRequest, report: ReleaseFailureReporter) => Promise<ServedDevice>;
+
+/** How the process ends. Neither returns to what it was doing. */
+export interface Endings {
+  /** In order: what was opened with the driver is taken down by it. */
+  readonly exit: () => void;
+  /** At once: the device is lost, and its driver may hang in taking anything down. */
+  readonly kill: () => void;
+}
+
+/** Serves the device that the other side asks for. The first request opens it. */
+export function serveSocket(socket: Duplex, open: OpenDevice, { exit, kill }: Endings): void {
+  let serve: ((request: Request) => void) | undefined;
+  let opening = false;
+  const send = (reply: Reply): void => channel.send(reply);
+  const report: ReleaseFailureReporter = (what, thrown) =>
+    send({ kind: "release_failed", what, error: toWire(toVramError(thrown)) });
+
+  const start = async (request: OpenRequest): Promise<void> => {
+    try {
+      const served = await open(request, report);
+      serve = serveDevice(served, channel, kill);
+      send({ kind: "opened", info: served.device.info });
+    } catch (thrown) {
+      send({ kind: "refused", error: toWire(toVramError(thrown)) });
+      await channel.flush();
+      exit();
+    }
+  };
+  const channel = openChannel(socket, {
+    onMessage: (message) => {
+      const request = checkRequest(message);
+      if (serve !== undefined) {
+        serve(request);
+        return;
+      }
+      if (opening || request.kind !== "open") throw new VramError("INTERNAL", "the first request opens the device");
+      opening = true;
+      void start(request.request);
+    },
+    onEnd: exit,
+  });
+}
+
+/** Makes this process the one of a device. `parentPid`: of the process that started it. */
+export function runDeviceProcess(parentPid: number, open: OpenDevice): void {
+  dieWithParent(parentPid);
+  keepMemoryPrivate();
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => undefined);
+  serveSocket(new Socket({ fd: CHANNEL_FD }), open, {
+    exit: () => process.exit(),
+    kill: () => process.kill(process.pid, "SIGKILL"),
+  });
+}

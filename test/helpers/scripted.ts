@@ -1,0 +1,93 @@
+/** A "process" of a device that says what a test wants it to say. */
+import { type Channel, openChannel } from "../../src/service/channel.ts";
+import { checkRequest } from "../../src/service/checks.ts";
+import type { Method, Request } from "../../src/service/protocol.ts";
+import type { RemoteDeviceOptions } from "../../src/service/remote-device.ts";
+import type { DeviceProcess, Exit } from "../../src/service/start-process.ts";
+import { openRemote, remoteOptions } from "./remote.ts";
+import { socketPair } from "./socket-pair.ts";
+
+/** What a small device says of itself. */
+export const infoOf = (uuid: string): Record<string, unknown> => ({
+  ...{ ordinal: 0, uuid, name: "Emulated GPU", backend: "emulated", driverVersion: 13_000, computeCapability: "0.0" },
+  ...{ bytesTotal: 2 ** 30, granuleBytes: 2 ** 21, l2CacheBytes: 0 },
+  facts: {
+    ...{ integrated: false, wddm: false, virtualMemoryManagement: true, mps: false, pageableMemoryAccess: false },
+    ...{ unifiedAddressing: true, managedMemory: true, posixFileDescriptorHandles: true, eccEnabled: false },
+  },
+});
+
+export interface Script {
+  /** What it does with each request after the one to open it. That to close it is answered. */
+  readonly onRequest?: (request: Request, channel: Channel) => void;
+  /** What it answers to that; default: that it is open. */
+  readonly onOpen?: (channel: Channel, uuid: string) => void;
+  /** It does not go when it is killed. */
+  readonly stubborn?: boolean;
+}
+
+/** How such a process is started, what it was asked, and its end. */
+export function scripted({ onRequest, onOpen, stubborn = false }: Script) {
+  const requests: Request[] = [];
+  let exit: (exit: Exit) => void = () => undefined;
+  let channel: Channel | undefined;
+  const made = {
+    requests,
+    kills: 0,
+    send: (message: unknown): void => channel?.send(message),
+    exit: (how: Exit): void => exit(how),
+    start: (): DeviceProcess => {
+      const [ours, its] = socketPair();
+      const ended = new Promise<Exit>((resolve) => {
+        exit = (how) => {
+          its.end();
+          resolve(how);
+        };
+      });
+      const opened = openChannel(its, {
+        onMessage: (message) => {
+          const request = checkRequest(message);
+          if (request.kind !== "open") {
+            requests.push(request);
+            onRequest?.(request, opened);
+            if (request.kind !== "call" || request.method !== "close") return;
+            opened.send({ kind: "result", id: request.id, value: undefined });
+          } else if (onOpen !== undefined) onOpen(opened, request.request.uuid);
+          else opened.send({ kind: "opened", info: infoOf(request.request.uuid) });
+        },
+        onEnd: () => {
+          if (!stubborn) exit({ exitCode: 0, signal: null });
+        },
+      });
+      channel = opened;
+      return {
+        pid: 2 ** 22 + 2,
+        socket: ours,
+        kill: () => {
+          made.kills += 1;
+          if (!stubborn) exit({ exitCode: null, signal: "SIGKILL" });
+        },
+        onExit: (listener) => void ended.then(listener),
+      };
+    },
+  };
+  return made;
+}
+
+/** A device in such a process. */
+export async function openScripted(script: Script, given: Partial<RemoteDeviceOptions> = {}) {
+  const process = scripted(script);
+  const device = await openRemote(await remoteOptions({ start: process.start, ...given }));
+  return { device, process };
+}
+
+/** Answers calls of one method. */
+export const answering =
+  (method: Method, value: unknown): NonNullable<Script["onRequest"]> =>
+  (request, channel) => {
+    if (request.kind === "call" && request.method === method) channel.send({ kind: "result", id: request.id, value });
+  };
+
+/** How many calls of a method there were. */
+export const calls = (requests: readonly Request[], method: Method): number =>
+  requests.filter((request) => request.kind === "call" && request.method === method).length;
