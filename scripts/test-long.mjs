@@ -3,7 +3,7 @@
  * `bench/results/audit-crash.json`. VRAM_AUDIT_SEED repeats the kills of another run.
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { cpus, tmpdir } from "node:os";
+import { cpus, release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { build, install, ROOT, runProgram, runToTheEnd } from "./quickstart.mjs";
 

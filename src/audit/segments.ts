@@ -11,6 +11,7 @@
 import { constants, promises } from "node:fs";
 import { join } from "node:path";
 import { VramError } from "../errors.ts";
+import { isSystemError } from "../files.ts";
 import { LIMITS } from "../limits.ts";
 
 /** The files of one segment. One of both is there. */
@@ -73,7 +74,10 @@ export async function openFile(path: string): Promise<promises.FileHandle> {
 export async function readWhole(path: string, limit: number): Promise<Uint8Array | undefined> {
   const exists = await promises.lstat(path).then(
     () => true,
-    () => false,
+    (cause: unknown) => {
+      if (isSystemError(cause, "ENOENT")) return false;
+      throw unreadable(path, cause);
+    },
   );
   if (!exists) return undefined;
   const file = await openFile(path);

@@ -44,6 +44,7 @@ export function shellOnDisk(folder: string, script: string): CliResult {
     mount -t tmpfs -o size=256k,mode=700 tmpfs "$0" && cd "$0" || exit 99
     vram() { "${process.execPath}" "${BIN}" "$@"; }
     leave_pages() {
+      rm -f filling
       head -c $(( (64 - $1) * 4096 - $(df -k --output=used . | tail -n 1) * 1024 )) /dev/zero > filling || exit 99
     }
     ${script}`;

@@ -142,9 +142,17 @@ describe.skipIf(!canMount)("vram try --metrics where it may not write", () => {
     const folder = await temporaryFolder();
     chmodSync(folder, 0o500);
     const metrics = join(folder, "vram.prom");
-    expectRefused(vramUnprivileged("try", "--metrics", metrics, path), metrics, "EACCES: permission denied");
+    expectRefused(
+      vramUnprivileged("try", "--metrics", metrics, path),
+      metrics,
+      "nothing can be made in its folder: EACCES: permission denied",
+    );
     const script = `mount -o remount,ro . && vram try --metrics ./vram.prom "${path}"`;
-    expectRefused(shellOnDisk(await temporaryFolder(), script), "./vram.prom", "EROFS: read-only file system");
+    expectRefused(
+      shellOnDisk(await temporaryFolder(), script),
+      "./vram.prom",
+      "nothing can be made in its folder: EROFS: read-only file system",
+    );
   });
 
   it("that turns out full in the end leaves the old file, and names no temporary one", async () => {
