@@ -38,7 +38,7 @@ describe.skipIf(!canMount)("a state directory on a full disk", () => {
       vram try --log-level error --state-dir state "${path}"
       vram try --log-level error --state-dir other "${path}"`;
     const { err } = shellOnDisk(await temporaryFolder(), script);
-    expect(err).toContain("error STATE_INVALID: state/lock: cannot be made: EROFS: read-only file system");
+    expect(err).toContain("error STATE_INVALID: state/lock: cannot be made or written: EROFS: read-only file system");
     expect(err).toContain("error STATE_INVALID: other: the state directory cannot be made: EROFS: ");
     expect(err.match(/^fix {3}.*read-only.*$/gm)).toHaveLength(2);
     expect(err).not.toContain("remove");

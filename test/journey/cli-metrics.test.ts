@@ -3,21 +3,25 @@ import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   chmodSync,
+  closeSync,
+  constants,
   existsSync,
   lstatSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   statSync,
   symlinkSync,
   writeFileSync,
+  writeSync,
 } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { describe, expect, it } from "vitest";
 import { type CliResult, vram } from "../helpers/cli.ts";
-import { canMakeNodes, canMount, makeNode, shellOnDisk, vramUnprivileged } from "../helpers/cli-process.ts";
+import { BIN, canMakeNodes, canMount, makeNode, shellOnDisk, vramUnprivileged } from "../helpers/cli-process.ts";
 import { randomFile, temporaryFolder } from "../helpers/vram.ts";
 
 const FIGURES = /^vram_residency_service_info\{.*\} 1$/m;
@@ -34,6 +38,17 @@ function expectRefused({ code, out, err }: CliResult, metrics: string, why: stri
   expect(err).toContain(`error INVALID_ARGUMENT: --metrics: ${metrics}: ${why}`);
   expect(err).not.toContain('"action"');
   expect(err).not.toContain(".tmp");
+}
+
+/** Writes to a pipe until it takes no more. Returns the number of bytes. */
+function fillPipe(fd: number): number {
+  for (let byteLength = 0; ; byteLength += 4096) {
+    try {
+      writeSync(fd, "x".repeat(4096));
+    } catch {
+      return byteLength;
+    }
+  }
 }
 
 describe("vram try --metrics", () => {
@@ -105,6 +120,27 @@ describe("vram try --metrics into a FIFO", () => {
     expect(lstatSync(fifo).isFIFO()).toBe(true);
   });
 
+  it("waits for a reader that is slow", async () => {
+    const fifo = join(await temporaryFolder(), "fifo");
+    execFileSync("mkfifo", [fifo]);
+    const { path } = await randomFile(5000);
+    const both = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
+    const byteLength = fillPipe(both);
+    const child = spawn(process.execPath, [BIN, "try", "--quiet", "--backend", "emulated", "--metrics", fifo, path], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    const ended = once(child, "exit");
+    // The verdict comes before the figures, for which there is no room yet.
+    await once(child.stdout, "data");
+    const reader = spawn("cat", [fifo]);
+    await once(reader.stdout, "readable");
+    closeSync(both);
+    const read = await text(reader.stdout);
+    expect(await ended).toEqual([0, null]);
+    expect(read.slice(0, byteLength)).toBe("x".repeat(byteLength));
+    expect(read.slice(byteLength)).toMatch(FIGURES);
+  });
+
   it("without a reader refuses at once", async () => {
     const fifo = join(await temporaryFolder(), "fifo");
     execFileSync("mkfifo", [fifo]);
@@ -153,6 +189,14 @@ describe.skipIf(!canMount)("vram try --metrics where it may not write", () => {
       "./vram.prom",
       "nothing can be made in its folder: EROFS: read-only file system",
     );
+  });
+
+  it("refuses the file that its own output goes to", async () => {
+    const { path } = await randomFile(5000);
+    const script = `vram try --quiet --metrics /dev/stdout "${path}" > out; echo "$? $(stat -c %s out)"`;
+    const { out, err } = shellOnDisk(await temporaryFolder(), script);
+    expect(out).toBe("2 0\n");
+    expect(err).toContain("--metrics: /dev/stdout: it is where the output of this command goes");
   });
 
   it("that turns out full in the end leaves the old file, and names no temporary one", async () => {
