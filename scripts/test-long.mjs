@@ -17,7 +17,8 @@ const print = (line) => process.stdout.write(`${line}\n`);
 /** @param {Tally[]} tallies */
 function writeResult(tallies) {
   const figures = {
-    crashes: tallies.reduce((sum, { crashes }) => sum + crashes, 0),
+    // Killed, or their disk failed: those end in order.
+    runs: tallies.reduce((sum, { crashes }) => sum + crashes, 0),
     entriesAcknowledged: tallies.reduce((sum, { acknowledged }) => sum + acknowledged, 0),
     entriesLost: 0, // a test that misses one fails, and there is no result
     longestRestartMs: Math.max(...tallies.map(({ longestRestartMs }) => longestRestartMs)),
@@ -31,7 +32,7 @@ function writeResult(tallies) {
   const tests = [...tallies].sort((a, b) => a.name.localeCompare(b.name));
   const document = { bench: "audit log, crash suite", ...machine, figures, tests };
   writeFileSync(RESULT, `${JSON.stringify(document, null, 2)}\n`);
-  print(`${RESULT}: ${figures.crashes} crashes, longest restart ${figures.longestRestartMs} ms`);
+  print(`${RESULT}: ${figures.runs} runs, longest restart ${figures.longestRestartMs} ms`);
 }
 
 await runToTheEnd(async () => {

@@ -12,9 +12,9 @@ export type Lock =
 /** Takes the lock on the file at `path`, which is made if it does not exist. Errors are the system's. */
 export async function takeLock(path: string): Promise<Lock> {
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
-  const file = await promises.open(path, flags, 0o600);
   // Loaded here: what needs no lock needs no native code.
   const { lockFile } = await import("../ffi.ts");
+  const file = await promises.open(path, flags, 0o600);
   try {
     if (lockFile(file.fd)) {
       await file.truncate(0);

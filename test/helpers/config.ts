@@ -9,7 +9,7 @@ import { temporaryFolder } from "./vram.ts";
 /** A place where nothing is set, and every path leads where it says. */
 export const EMPTY_PLACE: Place = {
   env: {},
-  cwd: "/work",
+  cwd: "/srv",
   uid: 1000,
   exists: () => false,
   realpath: (path) => path,

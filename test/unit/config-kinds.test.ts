@@ -12,7 +12,7 @@ const ofFile = <T>(kind: kinds.Kind<T>, value: unknown): T | undefined => {
   const parsed = kind.schema.safeParse(value);
   return parsed.success ? parsed.data : undefined;
 };
-const ofText = <T>(kind: kinds.Kind<T>, text: string): T | undefined => ofFile(kind, kind.fromText(text, "/work"));
+const ofText = <T>(kind: kinds.Kind<T>, text: string): T | undefined => ofFile(kind, kind.fromText(text, "/srv"));
 
 /** So many values that are refused. */
 const refused = (count: number): undefined[] => Array.from({ length: count }, () => undefined);
@@ -96,11 +96,11 @@ describe("[VR-IN-01] other values", () => {
     expect(["a", "", "~/a", "/a\0b", `/${"a".repeat(5000)}`].map((value) => ofFile(kinds.path, value))).toEqual(
       refused(5),
     );
-    expect(ofText(kinds.path, "a")).toBe("/work/a");
+    expect(ofText(kinds.path, "a")).toBe("/srv/a");
     expect(ofText(kinds.path, "")).toBeUndefined();
     expect(ofFile(kinds.socketPath, `/${"a".repeat(106)}`)).toHaveLength(107);
     expect(ofFile(kinds.socketPath, `/${"a".repeat(107)}`)).toBeUndefined();
-    expect(ofText(kinds.paths, "/a:b")).toEqual(["/a", "/work/b"]);
+    expect(ofText(kinds.paths, "/a:b")).toEqual(["/a", "/srv/b"]);
     expect(ofText(kinds.paths, "")).toEqual([]);
     expect(ofText(kinds.paths, "/a:")).toBeUndefined();
     expect(ofFile(kinds.paths, ["/a", "/a/"])).toBeUndefined();

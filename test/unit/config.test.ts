@@ -38,7 +38,7 @@ describe("the layers", () => {
     const { values, origins, fixed } = await load(layers, at);
     expect(values).toMatchObject({
       hashThreads: 5,
-      socket: "/work/run/vram.sock",
+      socket: "/srv/run/vram.sock",
       "log.level": "warn",
       "log.format": "text",
       "emulated.devices": 2,
