@@ -25,7 +25,7 @@ export default defineConfig({
       exclude: [
         "src/hash/pool-thread.ts",
         "src/cuda/nvml-process.ts",
-        "src/service/device-process.ts",
+        "src/process/device-process.ts",
         "src/cli/bin.ts",
       ],
       reporter: ["text-summary", "json-summary", "json"],

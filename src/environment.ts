@@ -1,8 +1,8 @@
 /** Options from the environment or a configuration. Apart, so that a command that opens no device loads nothing for one. */
 import { requireInteger } from "./assert.ts";
+import type { ConfigValues } from "./config/table.ts";
 import { VramError } from "./errors.ts";
 import type { VramOptions } from "./open.ts";
-import type { ConfigValues } from "./service/config-table.ts";
 
 /**
  * Options the environment gives: `VRAM_BACKEND`, `VRAM_EMULATED_BYTES`, `VRAM_HASH_THREADS`, `VRAM_LIBCUDA` and

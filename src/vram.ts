@@ -34,8 +34,8 @@ import { checkDevice } from "./residency/policy.ts";
 import { type SealResult, sealModel } from "./residency/seal-model.ts";
 import type { SealRequest } from "./residency/seal-request.ts";
 import { type SetResult, sealSet } from "./residency/seal-set.ts";
-import { recordOf, type Shard, type ShardRecord } from "./residency/shard.ts";
-import { findWorker, readCapacity, resumeWorker, type Worker } from "./residency/worker.ts";
+import { recordOf, type ShardRecord } from "./residency/shard.ts";
+import { findWorker, readCapacity, resumeWorker } from "./residency/worker.ts";
 import { cleanName } from "./seal/names.ts";
 import type { SetSeal } from "./seal/set.ts";
 import { nodeFileSystem } from "./source/file.ts";
@@ -133,10 +133,6 @@ class OpenVram implements Vram {
     return given === undefined ? closing : AbortSignal.any([given, closing]);
   }
 
-  #workerOf(shard: Shard): Worker {
-    return findWorker(this.#open.workers, shard.device.uuid);
-  }
-
   seal(source: SealSource, options: SealOptions = {}): Promise<SealResult> {
     return this.#enter("seal", async () => {
       const { system, workers } = this.#open;
@@ -200,7 +196,7 @@ class OpenVram implements Vram {
       const options = checkVerifyOptions(given);
       const shard = this.#open.system.registry.find(checkIdOrName(idOrName));
       const request = { presented: options.seal, ...this.#verifyRequest(options) };
-      return verify(this.#open.system, this.#workerOf(shard), shard, request);
+      return verify(this.#open.system, shard.worker, shard, request);
     });
   }
 
@@ -224,7 +220,7 @@ class OpenVram implements Vram {
   evict(idOrName: string): Promise<EvictResult> {
     return this.#enter("evict", async () => {
       const shard = this.#open.system.registry.find(checkIdOrName(idOrName));
-      return evict(this.#open.system, this.#workerOf(shard), shard);
+      return evict(this.#open.system, shard.worker, shard);
     });
   }
 
@@ -267,7 +263,7 @@ class OpenVram implements Vram {
 
   async #evictAll(): Promise<void> {
     for (const shard of this.#open.system.registry.all()) {
-      await evict(this.#open.system, this.#workerOf(shard), shard, "closed");
+      await evict(this.#open.system, shard.worker, shard, "closed");
     }
   }
 

@@ -1,11 +1,11 @@
 /** Options that set the configuration, and the configuration that they, the environment and the files give. */
 import { existsSync, realpathSync } from "node:fs";
 import { type Command, Option } from "commander";
+import type { Config } from "../config/config.ts";
+import type { GivenFlag } from "../config/layers.ts";
+import { type Place, SYSTEM_CONFIG } from "../config/places.ts";
+import { CONFIG_KEYS, flagOf, rowOf } from "../config/table.ts";
 import { VramError } from "../errors.ts";
-import type { Config } from "../service/config.ts";
-import type { GivenFlag } from "../service/config-layers.ts";
-import { CONFIG_KEYS, flagOf, rowOf } from "../service/config-table.ts";
-import { type Place, SYSTEM_CONFIG } from "../service/places.ts";
 import type { Host } from "./host.ts";
 
 /** What the options leave in a command's options: flags of single keys stand under the name of their key. */
@@ -71,7 +71,7 @@ export const placeOf = (host: Host): Place => ({
 
 /** The configuration of this command. */
 export async function loadHostConfig(host: Host, options: ConfigOptions): Promise<Config> {
-  const { loadConfig } = await import("../service/config.ts");
+  const { loadConfig } = await import("../config/config.ts");
   return loadConfig({
     systemFile: host.systemConfig ?? SYSTEM_CONFIG,
     ...(options.config === undefined ? {} : { namedFile: options.config }),

@@ -6,9 +6,9 @@ import { promises } from "node:fs";
 import { auditFolder } from "../audit/key-files.ts";
 import { listSegments } from "../audit/segments.ts";
 import { CHECKPOINT_FILE, CHECKPOINTS_FILE, VKEY_FILE } from "../audit/stored-checkpoints.ts";
+import { defaultStateDir } from "../config/places.ts";
 import { systemReason, VramError } from "../errors.ts";
 import { isSystemError } from "../files.ts";
-import { defaultStateDir } from "../service/places.ts";
 
 export interface StateOptions {
   readonly stateDir?: string;

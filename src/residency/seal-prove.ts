@@ -117,6 +117,7 @@ export function seal(system: System, worker: Worker, request: SealRequest, sourc
   return {
     seal: sealed,
     device: worker.ref,
+    worker,
     allocationId: made.allocationId,
     charge: made.room,
     tensors: source.tensors,

@@ -8,6 +8,7 @@ import type { ComparedWith, Seal } from "../seal/encoding.ts";
 import type { SourceSpec } from "../source/source.ts";
 import type { Tensor } from "../source/tensors.ts";
 import type { Reservation } from "./ledger.ts";
+import type { Worker } from "./worker.ts";
 
 /**
  * `sealed`: measured, and not known to have changed since. `mismatched`: a verification found other bytes, facts or
@@ -51,6 +52,8 @@ export interface LastMeasured {
 export interface Shard {
   readonly seal: Seal;
   readonly device: DeviceRef;
+  /** Who sealed it and holds its memory. A device that was lost and opened again has another worker. */
+  readonly worker: Worker;
   readonly allocationId: AllocationId;
   readonly charge: Reservation;
   readonly tensors: readonly Tensor[];

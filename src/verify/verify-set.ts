@@ -51,7 +51,7 @@ export async function verifySet(
   const shards = requireMembers(system, set);
   const outcomes = await Promise.allSettled(
     shards.map((shard) =>
-      verify(system, findWorker(workers, shard.device.uuid), shard, { ...request, presented: shard.seal }),
+      verify(system, shard.worker, shard, { ...request, presented: shard.seal }),
     ),
   );
   const members: VerificationReport[] = [];

@@ -82,7 +82,10 @@ function requireSealed(shard: Shard): void {
   });
 }
 
-/** A seal's own maximum age bounds what any caller may settle for (VR-VER-07). */
+/**
+ * A seal's own maximum age bounds what any caller may settle for (VR-VER-07). On a device that is lost, or on which
+ * something else was found to have changed, nobody settles for an older measurement.
+ */
 function freshEnough(
   system: System,
   worker: Worker,
@@ -93,7 +96,8 @@ function freshEnough(
   const sealed = shard.seal.maxAgeMs;
   const limit = sealed === 0 ? request.maxAgeMs : Math.min(request.maxAgeMs, sealed);
   const ageMs = system.clock.monotonicMs() - shard.lastMeasured.monotonicMs;
-  return ageMs <= limit && !worker.lost ? freshReport(shard, worker.device.info, ageMs) : undefined;
+  const isSettled = ageMs <= limit && !worker.lost && worker.stopped === undefined;
+  return isSettled ? freshReport(shard, worker.device.info, ageMs) : undefined;
 }
 
 async function requireOwnMac(system: System, worker: Worker, shard: Shard): Promise<void> {

@@ -2,9 +2,9 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { toHex } from "../../src/bytes.ts";
+import { openRemoteDevice, type RemoteDeviceOptions } from "../../src/process/remote-device.ts";
+import { startFrom } from "../../src/process/start-process.ts";
 import { sealModel } from "../../src/residency/seal-model.ts";
-import { openRemoteDevice, type RemoteDeviceOptions } from "../../src/service/remote-device.ts";
-import { startFrom } from "../../src/service/start-process.ts";
 import { verify } from "../../src/verify/verify.ts";
 import { fakeCuda, whyNoFakeCuda } from "../helpers/fake-cuda.ts";
 import { fakeLibrary } from "../helpers/native.ts";
@@ -18,7 +18,7 @@ const uuidOf = (ordinal: number): string => `GPU-fa4e0000-0000-4000-8000-0000000
 const options = (settings: Readonly<Record<string, string>> = {}): Promise<RemoteDeviceOptions> =>
   remoteOptions({
     ...{ backend: "cuda-substituted", library: fakeLibrary(), uuid: uuidOf(1), ordinal: 1 },
-    start: startFrom(new URL("../../dist/service/device-process.js", import.meta.url)),
+    start: startFrom(new URL("../../dist/process/device-process.js", import.meta.url)),
     env: {
       ...{ VRAM_FAKE_DEVICES: "2", VRAM_FAKE_BYTES: String(256 * MIB) },
       ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [`VRAM_FAKE_${name}`, value])),

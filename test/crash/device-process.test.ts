@@ -7,17 +7,17 @@ import { describe, expect, it } from "vitest";
 import { present } from "../../src/assert.ts";
 import { liveHandles } from "../../src/dispose.ts";
 import type { VramError } from "../../src/errors.ts";
+import { openRemoteDevice, type RemoteDevice } from "../../src/process/remote-device.ts";
+import { startFrom } from "../../src/process/start-process.ts";
+import { type DeviceChange, type Supervisor, superviseDevice } from "../../src/process/supervisor.ts";
 import { evict } from "../../src/residency/evict.ts";
 import { sealModel } from "../../src/residency/seal-model.ts";
-import { openRemoteDevice, type RemoteDevice } from "../../src/service/remote-device.ts";
-import { startFrom } from "../../src/service/start-process.ts";
-import { type DeviceChange, type Supervisor, superviseDevice } from "../../src/service/supervisor.ts";
 import { isRunning, until } from "../helpers/nvml-monitor.ts";
 import { failureOf, openBench, openProcess, openRemote, remoteOptions, sealRequest } from "../helpers/remote.ts";
 import { codeOf, MIB, randomFile } from "../helpers/vram.ts";
 
-const SHIPPED = new URL("../../dist/service/device-process.js", import.meta.url);
-const REMOTE = new URL("../../dist/service/remote-device.js", import.meta.url);
+const SHIPPED = new URL("../../dist/process/device-process.js", import.meta.url);
+const REMOTE = new URL("../../dist/process/remote-device.js", import.meta.url);
 
 /** Children of this process, whatever they are. */
 const children = (): readonly number[] =>

@@ -1,9 +1,9 @@
 /** Configuration for tests: a machine of its own, with its own /etc and home. */
 import { mkdir, realpath, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { type Config, loadConfig } from "../../src/service/config.ts";
-import type { GivenFlag } from "../../src/service/config-layers.ts";
-import type { Place } from "../../src/service/places.ts";
+import { type Config, loadConfig } from "../../src/config/config.ts";
+import type { GivenFlag } from "../../src/config/layers.ts";
+import type { Place } from "../../src/config/places.ts";
 import { temporaryFolder } from "./vram.ts";
 
 /** A place where nothing is set, and every path leads where it says. */

@@ -6,8 +6,8 @@
 import { rmSync, writeFileSync, writeSync } from "node:fs";
 import { createServer } from "node:net";
 import { createFaultPlan } from "../../dist/cuda/emulated/faults.js";
-import { CHANNEL_FD, runDeviceProcess } from "../../dist/service/device-run.js";
-import { openProcessDevice } from "../../dist/service/open-device.js";
+import { CHANNEL_FD, runDeviceProcess } from "../../dist/process/device-run.js";
+import { openProcessDevice } from "../../dist/process/open-device.js";
 
 const { control, stalled, sizes } = JSON.parse(process.env.VRAM_TEST_DEVICE ?? "{}");
 const plan = createFaultPlan();

@@ -107,11 +107,11 @@ function specifierOf(node: ts.Node): string | undefined {
 
 /**
  * The order of the journey: each may import what stands before it. `open` and `vram` are files: the composition. So is
- * `backend`; `service` stands behind it, because the process of a device opens its driver itself.
+ * `backend`; `process` stands behind it, because the process of a device opens its driver itself.
  */
 const ORDER = [
   ..."leaf ffi journal hash cuda handles source staging device seal residency verify lease attest".split(" "),
-  ..."options backend service recording open environment api vram tamper cli".split(" "),
+  ..."options backend process config recording open environment api vram tamper service client cli".split(" "),
 ];
 const LEAVES = ["errors", "assert", "bytes", "dispose", "clock", "limits", "files", "version"];
 /** Readers of the journal see leaves and journal only; nothing before `lease` sees them. */

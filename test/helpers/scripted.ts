@@ -1,9 +1,9 @@
 /** A "process" of a device that says what a test wants it to say. */
-import { type Channel, openChannel } from "../../src/service/channel.ts";
-import { checkRequest } from "../../src/service/checks.ts";
-import type { Method, Request } from "../../src/service/protocol.ts";
-import type { RemoteDeviceOptions } from "../../src/service/remote-device.ts";
-import type { DeviceProcess, Exit } from "../../src/service/start-process.ts";
+import { type Channel, openChannel } from "../../src/process/channel.ts";
+import { checkRequest } from "../../src/process/checks.ts";
+import type { Method, Request } from "../../src/process/protocol.ts";
+import type { RemoteDeviceOptions } from "../../src/process/remote-device.ts";
+import type { DeviceProcess, Exit } from "../../src/process/start-process.ts";
 import { openRemote, remoteOptions } from "./remote.ts";
 import { socketPair } from "./socket-pair.ts";
 

@@ -2,7 +2,7 @@
 import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { CONFIG_KEYS, type ConfigKey } from "../../src/service/config-table.ts";
+import { CONFIG_KEYS, type ConfigKey } from "../../src/config/table.ts";
 import { normalised, vram } from "../helpers/cli.ts";
 import { machine, write } from "../helpers/config.ts";
 

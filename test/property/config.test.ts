@@ -1,10 +1,10 @@
 /** Layers of the configuration, whatever is in them: the last one wins, except that policy of /etc only gets tighter. */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { mergeSettings } from "../../src/service/config.ts";
-import type { Origin, Setting } from "../../src/service/config-origin.ts";
-import { CONFIG_KEYS, type ConfigKey, rowOf } from "../../src/service/config-table.ts";
-import { parseBytes, parseDuration, showBytes, showDuration } from "../../src/service/units.ts";
+import { mergeSettings } from "../../src/config/config.ts";
+import type { Origin, Setting } from "../../src/config/origin.ts";
+import { CONFIG_KEYS, type ConfigKey, rowOf } from "../../src/config/table.ts";
+import { parseBytes, parseDuration, showBytes, showDuration } from "../../src/config/units.ts";
 import { EMPTY_PLACE } from "../helpers/config.ts";
 
 const RUNS = { numRuns: 300 };

@@ -5,8 +5,8 @@ import v8 from "node:v8";
 import { describe, expect, it } from "vitest";
 import type { VramError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
-import { type Channel, openChannel } from "../../src/service/channel.ts";
-import { deadlineFor } from "../../src/service/deadlines.ts";
+import { type Channel, openChannel } from "../../src/process/channel.ts";
+import { deadlineFor } from "../../src/process/deadlines.ts";
 import { codeBy } from "../helpers/handles.ts";
 import { until } from "../helpers/nvml-monitor.ts";
 

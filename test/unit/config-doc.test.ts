@@ -1,12 +1,12 @@
 /** `docs/config.md` and `docs/config.toml` against the table of keys, both ways. */
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { mergeSettings } from "../../src/service/config.ts";
-import { parseConfigFile } from "../../src/service/config-file.ts";
-import { DURATION_WORDS, SIZE_WORDS } from "../../src/service/config-kinds.ts";
-import { LAYERS } from "../../src/service/config-origin.ts";
-import { CONFIG_KEYS, type ConfigKey, flagOf, rowOf, variableOf } from "../../src/service/config-table.ts";
-import { BYTE_UNITS, DURATION_UNITS } from "../../src/service/units.ts";
+import { mergeSettings } from "../../src/config/config.ts";
+import { parseConfigFile } from "../../src/config/file.ts";
+import { DURATION_WORDS, SIZE_WORDS } from "../../src/config/kinds.ts";
+import { LAYERS } from "../../src/config/origin.ts";
+import { CONFIG_KEYS, type ConfigKey, flagOf, rowOf, variableOf } from "../../src/config/table.ts";
+import { BYTE_UNITS, DURATION_UNITS } from "../../src/config/units.ts";
 import { EMPTY_PLACE } from "../helpers/config.ts";
 
 const read = (name: string): string => readFileSync(new URL(`../../docs/${name}`, import.meta.url), "utf8");

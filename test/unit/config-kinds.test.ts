@@ -1,10 +1,10 @@
 /** Values of the configuration: sizes, durations, addresses, lists, and what the text of a variable stands for. */
 import { describe, expect, it } from "vitest";
-import * as kinds from "../../src/service/config-kinds.ts";
-import { defaultSocket, defaultStateDir, userConfig } from "../../src/service/places.ts";
-import { suggest } from "../../src/service/suggest.ts";
-import { liesUnder } from "../../src/service/tightening.ts";
-import { parseBytes, parseDuration, showBytes, showDuration } from "../../src/service/units.ts";
+import * as kinds from "../../src/config/kinds.ts";
+import { defaultSocket, defaultStateDir, userConfig } from "../../src/config/places.ts";
+import { suggest } from "../../src/config/suggest.ts";
+import { liesUnder } from "../../src/config/tightening.ts";
+import { parseBytes, parseDuration, showBytes, showDuration } from "../../src/config/units.ts";
 import { EMPTY_PLACE } from "../helpers/config.ts";
 
 /** What a kind makes of a value in a file, and of text; undefined if it refuses. */

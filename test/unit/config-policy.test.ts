@@ -3,7 +3,7 @@ import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { placeOf } from "../../src/cli/config-options.ts";
-import { CONFIG_KEYS, type ConfigKey, rowOf } from "../../src/service/config-table.ts";
+import { CONFIG_KEYS, type ConfigKey, rowOf } from "../../src/config/table.ts";
 import { type Layers, load, machine, set } from "../helpers/config.ts";
 
 const HOST = { out: () => undefined, err: () => undefined, env: {}, outIsTerminal: false, errIsTerminal: false };

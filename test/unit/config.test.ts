@@ -2,11 +2,11 @@
 import { chmod, mkdir, symlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { configDigest } from "../../src/config/config.ts";
 import { optionsFromConfig } from "../../src/environment.ts";
 import type { VramError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { checkVramOptions } from "../../src/options.ts";
-import { configDigest } from "../../src/service/config.ts";
 import { type Layers, load, machine, set, write } from "../helpers/config.ts";
 
 /** The error that these layers end with; it is always `INVALID_ARGUMENT`. */

@@ -1,10 +1,10 @@
 /** The process's side of the channel: it opens one device, answers calls, and ends when something else is asked. */
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../../src/limits.ts";
-import { type Channel, openChannel } from "../../src/service/channel.ts";
-import { serveSocket } from "../../src/service/device-run.ts";
-import { openProcessDevice } from "../../src/service/open-device.ts";
-import type { Reply } from "../../src/service/protocol.ts";
+import { type Channel, openChannel } from "../../src/process/channel.ts";
+import { serveSocket } from "../../src/process/device-run.ts";
+import { openProcessDevice } from "../../src/process/open-device.ts";
+import type { Reply } from "../../src/process/protocol.ts";
 import { until } from "../helpers/nvml-monitor.ts";
 import { remoteOptions, SIZES } from "../helpers/remote.ts";
 import { socketPair } from "../helpers/socket-pair.ts";

@@ -5,7 +5,7 @@ import type { GpuHealth } from "../../src/cuda/monitor.ts";
 import { STATUS } from "../../src/cuda/status.ts";
 import { VramError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
-import type { Method } from "../../src/service/protocol.ts";
+import type { Method } from "../../src/process/protocol.ts";
 import { until } from "../helpers/nvml-monitor.ts";
 import { emulatedInProcess, failureOf, openRemote, remoteOptions } from "../helpers/remote.ts";
 import { answering, calls, openScripted } from "../helpers/scripted.ts";

@@ -1,9 +1,9 @@
 /** Keeping a device running: states in order, waits that grow, and when it is left alone. Devices are stand-ins. */
 import { describe, expect, it } from "vitest";
 import { VramError } from "../../src/errors.ts";
-import type { ProcessEnd } from "../../src/service/link.ts";
-import type { RemoteDevice } from "../../src/service/remote-device.ts";
-import { type DeviceChange, superviseDevice } from "../../src/service/supervisor.ts";
+import type { ProcessEnd } from "../../src/process/link.ts";
+import type { RemoteDevice } from "../../src/process/remote-device.ts";
+import { type DeviceChange, superviseDevice } from "../../src/process/supervisor.ts";
 import { until } from "../helpers/nvml-monitor.ts";
 import { codeOf } from "../helpers/vram.ts";
 

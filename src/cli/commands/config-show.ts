@@ -1,8 +1,8 @@
 /** `vram config show`: every key with its value, where it comes from, and what `/etc` fixed. Nothing in it is secret. */
 import { printable } from "../../bytes.ts";
-import type { Config } from "../../service/config.ts";
-import { originWords } from "../../service/config-origin.ts";
-import { CONFIG_KEYS, type ConfigKey, rowOf } from "../../service/config-table.ts";
+import type { Config } from "../../config/config.ts";
+import { originWords } from "../../config/origin.ts";
+import { CONFIG_KEYS, type ConfigKey, rowOf } from "../../config/table.ts";
 import { type ConfigOptions, loadHostConfig } from "../config-options.ts";
 import { EXIT } from "../exit.ts";
 import { colorsFor, type Host } from "../host.ts";

@@ -3,11 +3,11 @@
  * with what was probably meant, because a setting that is silently ignored is worse than none.
  */
 import { VramError } from "../errors.ts";
-import type { Origin, Setting } from "./config-origin.ts";
-import { originWords } from "./config-origin.ts";
-import { CONFIG_KEYS, type ConfigKey, isConfigKey, rowOf, variableOf } from "./config-table.ts";
+import type { Origin, Setting } from "./origin.ts";
+import { originWords } from "./origin.ts";
 import type { Place } from "./places.ts";
 import { suggest } from "./suggest.ts";
+import { CONFIG_KEYS, type ConfigKey, isConfigKey, rowOf, variableOf } from "./table.ts";
 
 /** Variables of ours that set no key. */
 const OTHER_VARIABLES = ["VRAM_CONFIG"];

@@ -1,8 +1,8 @@
 /** What must hold between keys of the configuration, after all layers are put together. */
 import { VramError } from "../errors.ts";
-import { isLoopback, parseAddress } from "./config-kinds.ts";
-import { type Origin, originWords } from "./config-origin.ts";
-import type { ConfigKey, ConfigValues } from "./config-table.ts";
+import { isLoopback, parseAddress } from "./kinds.ts";
+import { type Origin, originWords } from "./origin.ts";
+import type { ConfigKey, ConfigValues } from "./table.ts";
 import { showDuration } from "./units.ts";
 
 type Origins = Readonly<Record<ConfigKey, Origin>>;

@@ -11,8 +11,8 @@ import { parse, TomlError } from "smol-toml";
 import { VramError } from "../errors.ts";
 import { isSystemError } from "../files.ts";
 import { LIMITS } from "../limits.ts";
-import type { Origin, Setting } from "./config-origin.ts";
-import { CONFIG_KEYS } from "./config-table.ts";
+import type { Origin, Setting } from "./origin.ts";
+import { CONFIG_KEYS } from "./table.ts";
 
 /** `system` and `user` are where we look by ourselves, and may be absent; `named` was asked for. */
 export type FileRole = "system" | "user" | "named";

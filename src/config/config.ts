@@ -6,12 +6,12 @@
 import { canonicalJson, toHex } from "../bytes.ts";
 import { VramError } from "../errors.ts";
 import { sha256 } from "../hash/descriptor.ts";
-import { requireConsistent } from "./config-checks.ts";
-import { parseConfigFile, readConfigFile } from "./config-file.ts";
-import { type GivenFlag, requireKnown, settingsOfEnvironment, settingsOfFlags } from "./config-layers.ts";
-import { type Origin, originWords, type Setting } from "./config-origin.ts";
-import { CONFIG_KEYS, type ConfigKey, type ConfigValues, rowOf } from "./config-table.ts";
+import { requireConsistent } from "./checks.ts";
+import { parseConfigFile, readConfigFile } from "./file.ts";
+import { type GivenFlag, requireKnown, settingsOfEnvironment, settingsOfFlags } from "./layers.ts";
+import { type Origin, originWords, type Setting } from "./origin.ts";
 import { type Place, userConfig } from "./places.ts";
+import { CONFIG_KEYS, type ConfigKey, type ConfigValues, rowOf } from "./table.ts";
 
 /** A file that was looked for. */
 export interface ConfigFile {

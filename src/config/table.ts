@@ -4,7 +4,7 @@
  */
 import { LIMITS } from "../limits.ts";
 import { LEVELS } from "../narrate/line.ts";
-import * as kinds from "./config-kinds.ts";
+import * as kinds from "./kinds.ts";
 import { defaultSocket, defaultStateDir, type Place } from "./places.ts";
 import * as tighter from "./tightening.ts";
 
