@@ -1,8 +1,11 @@
 /** The library as its users see it: what can be asked, what is handed out. Implemented by `vram.ts`. */
 import type { BackendDecision } from "./device/detect.ts";
 import type { DeviceInfo } from "./device/device.ts";
+import type { GrantedLease, RenewedLease } from "./lease/gate.ts";
+import type { Lease } from "./lease/leases.ts";
 import type { EvictResult } from "./residency/evict.ts";
 import type { Capacity } from "./residency/ledger.ts";
+import type { Plan } from "./residency/plan.ts";
 import type { Violation } from "./residency/policy.ts";
 import type { SealResult } from "./residency/seal-model.ts";
 import type { SetResult } from "./residency/seal-set.ts";
@@ -54,6 +57,8 @@ export interface SealSetOptions {
   readonly maxAgeMs?: number;
   readonly format?: "auto" | SourceFormat;
   readonly maxHeaderBytes?: number;
+  /** Seals of an earlier start, in index order: the members get their ids again, and must have their digests. */
+  readonly sealed?: readonly Seal[];
   readonly signal?: AbortSignal;
 }
 
@@ -65,6 +70,33 @@ export interface VerifyOptions {
   /** Hex, 1–32 bytes: also measure with this salt. */
   readonly salt?: string;
   readonly signal?: AbortSignal;
+}
+
+export interface PlanOptions {
+  readonly name?: string;
+  /** Ordinal or UUID; default the first device. */
+  readonly device?: number | string;
+  /** Cut a single file into this many shards; default 1. */
+  readonly shards?: number;
+  readonly format?: "auto" | SourceFormat;
+  readonly maxHeaderBytes?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface RenewOptions {
+  /** For so long from now on. */
+  readonly durationMs: number;
+  /** Also verify, settling for a measurement no older than this. Absent: the state of shard and worker decides. */
+  readonly maxAgeMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface LeaseOptions extends RenewOptions {
+  /** Hex, 1–32 bytes: also measure with this salt. */
+  readonly salt?: string;
+  /** What the holder calls itself, and who he is known to be; for the record. */
+  readonly holder?: string;
+  readonly caller?: string;
 }
 
 /** A device and the state of its worker. */
@@ -96,6 +128,16 @@ export interface Vram {
   verify(idOrName: string, options?: VerifyOptions): Promise<VerificationReport>;
   /** Measures every shard of a set where it lies. `set` is what `sealSet` returned. */
   verifySet(set: SetSeal, options?: Omit<VerifyOptions, "seal">): Promise<SetReport>;
+  /** Whether a source would fit, by its header and the account of the device. Nothing is read beyond the header. */
+  plan(path: string, options?: PlanOptions): Promise<Plan>;
+  /**
+   * The execute gate: verifies the shard, or settles for a measurement no older than `maxAgeMs`, then grants a lease. A
+   * leased shard is not evicted; a lease is revoked when its shard, worker or device can no longer be relied on.
+   */
+  acquire(idOrName: string, options: LeaseOptions): Promise<GrantedLease>;
+  renew(leaseId: string, options: RenewOptions): Promise<RenewedLease>;
+  release(leaseId: string): Promise<Lease>;
+  leases(): readonly Lease[];
   inspect(idOrName: string): ShardRecord;
   list(): ShardRecord[];
   /** The account of one device; default the first. */

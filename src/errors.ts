@@ -114,6 +114,31 @@ export const ERROR_TABLE = {
     "the state directory cannot be used as it is",
     "the message names the file; mend it, or move the whole directory away and begin anew",
   ),
+  LEASE_NOT_FOUND: row(
+    "no lease has this id: it was released, revoked or ran out, or the service was restarted",
+    "take another lease",
+  ),
+  OPERATION_NOT_FOUND: row(
+    "no operation has this id: it ended long ago, or the service was restarted",
+    "`vram ps` shows what is resident and what is being sealed",
+  ),
+  UNAUTHENTICATED: row("the service does not know the caller", "send a token: `vram token add` makes one"),
+  FORBIDDEN: row(
+    "the caller may not do this",
+    "sealing, evicting, resuming and reading the audit log take the scope `operate`",
+  ),
+  REQUEST_REFUSED: row("the request is not one that the service answers", "the message says what is wrong with it"),
+  SERVICE_BUSY: row("the service has too much to do already", "wait as long as `Retry-After` says, then try again", {
+    retriable: true,
+  }),
+  SERVICE_STOPPING: row("the service is about to end", "wait until it runs again, then try again", {
+    retriable: true,
+  }),
+  SERVICE_UNREACHABLE: row(
+    "no service answers",
+    "start one with `vram serve`, or name its socket with --socket or VRAM_SOCKET",
+    { retriable: true },
+  ),
   AUDIT_UNAVAILABLE: row(
     "the entry could not be recorded, so the operation was undone",
     "make room on the disk of the state directory, or mend it; `vram audit verify` checks what is there",

@@ -55,9 +55,13 @@ export const LIMITS = {
   auditDataBytes: 32 * KIB,
   /** Objects and arrays within each other in `data`; entries have 2. Bounds the recursion of the reader. */
   auditDataDepth: 8,
-  /** Bytes of JSON of one text in `data`, and of all tensor names: 64 × 64 + 16 KiB + 2 × 4 KiB + 2 KiB < 32 KiB. */
+  /**
+   * Bytes of JSON of one text in `data`, and of one list (tensor names, what was lost): a failed verification has at most
+   * 64 × 64 + 16 KiB + 2 × 4 KiB + 2 KiB, a start 16 KiB + 64 devices × 150 bytes + 1 KiB, a lease 3 × 4 KiB + 2 KiB. All
+   * are less than 32 KiB.
+   */
   auditTextBytes: 4 * KIB,
-  auditTensorBytes: 16 * KIB,
+  auditListBytes: 16 * KIB,
   /** An epoch key is given up after 15 minutes or 65,536 entries (design §5). */
   auditEpochMs: 15 * 60_000,
   auditEpochEntries: 65_536,
@@ -85,10 +89,16 @@ export const LIMITS = {
   auditReserveFileBytes: MIB,
   /** Lines are kept for 365 days (VR-AUD-05). */
   auditRetentionDays: 365,
-  /** Refused requests: 8 a minute of one kind are written, the others counted. 9 lines × 525,600 × 300 bytes = 1.4 GB a year. */
+  /**
+   * Refused requests: 8 a minute of one kind are written, the others counted. One kind that never ends takes 9 lines ×
+   * 525,600 minutes × 430 bytes, with the leaf hash, = 2.0 GB a year.
+   */
   auditRefusals: 8,
   auditRefusalsMs: 60_000,
-  /** Kinds of refused requests told apart: 3 types on 16 devices, and room. */
+  /**
+   * Kinds of refused requests told apart: 2 types on 16 devices are 32, 6 failures and 10 error codes by 2 transports
+   * are 32. Beyond them those of one type are one kind.
+   */
   auditRefusalKinds: 64,
   /** Bytes of the audit log read at a time. At least one line. */
   auditReadBytes: MIB,
@@ -132,6 +142,13 @@ export const LIMITS = {
   deviceRestarts: 5,
   deviceRestartWindowMs: 300_000,
   deviceBackOffMs: 500,
+  /** An idle process of a device is asked for a sign of life this often: one that hangs costs this and a floor. */
+  deviceIdlePingMs: 10_000,
+  /** What a killed service left behind lets go of its GPU within this, looked at this often. */
+  deviceOrphanMs: 30_000,
+  deviceOrphanPollMs: 100,
+  /** GPUs that a driver may list: 8 of 7 MIG slices are 56. */
+  devicesListed: 64,
   /** Processes NVML may list on one GPU: 4096 × 64 bytes of room = 256 KiB. */
   nvmlProcesses: 4096,
   /** Xids remembered per GPU, and taken per look: the newest. A GPU that had more has told enough. */
@@ -147,6 +164,10 @@ export const LIMITS = {
   metricsDevices: 64,
   /** Shards followed on each for their age: 128 GiB in shards of one granule; 65,536 × 100 bytes, and names in use. */
   metricsShards: 65_536,
+  /** Leases followed on each: 65,536 ids of 32 letters, about 8 MB; a service has 4096 unless configured. */
+  metricsLeases: 65_536,
+  /** Grants whose operation has not ended: as many as requests can be at work. */
+  metricsGrants: 4096,
   /** A configuration file, and tables within each other in it: the longest example has 6 KiB and 2. */
   configBytes: 256 * KIB,
   configDepth: 8,
@@ -160,14 +181,32 @@ export const LIMITS = {
   /** What a service bears unless configured. Descriptors: 256 + 64 files read stay below the usual 1024. */
   serviceConnections: 256,
   serviceRequests: 64,
-  /** Requests that wait for one of those places; each holds a body: 256 × 1 MiB. */
+  /** Requests that wait for one of those places; each holds a body: 256 × 64 KiB = 16 MiB. */
   serviceWaiting: 256,
-  serviceBodyBytes: MIB,
+  /** The largest: a seal with a path of 4096 and a name of 1024 bytes, escaped to six times as many: 31 KiB. */
+  serviceBodyBytes: 64 * KIB,
   /** All headers of a request; Node's own default. */
   serviceHeaderBytes: 16 * KIB,
-  /** To receive a request: 1 MiB at 256 kbit/s. Between two requests on a connection. */
+  /** To receive a request: 64 KiB and 16 KiB of headers at 21 kbit/s. Between two requests on a connection. */
   serviceRequestMs: 32_000,
   serviceIdleMs: 60_000,
+  /** Objects and arrays within each other in a body; the deepest, a verification with a seal, has 2. */
+  serviceJsonDepth: 32,
+  /** What still comes of a refused request is thrown away, so that the refusal is read; then the connection ends. */
+  serviceDiscardBytes: MIB,
+  serviceDiscardMs: 500,
+  /** An answer of which nothing is taken for so long is given up. */
+  serviceAnswerMs: 30_000,
+  /** Feeds at once: a screen for each of some people. Each says that it is there; one that nobody reads is ended. */
+  serviceFeeds: 32,
+  serviceFeedKeepAliveMs: 15_000,
+  serviceFeedStallMs: 30_000,
+  /** Entries of the journal that are kept for readers of the feed: about 300 bytes each, twice as many at most. */
+  feedEntries: 4096,
+  /** What is wanted and could not be sealed again for a passing reason is tried again after this. */
+  restoreRetryMs: 10_000,
+  /** Operations that ended and are kept: a set of 4096 members has 4 MB of records. */
+  serviceOperations: 64,
   /** Leases held at once: 64 engines on 64 shards. About 200 bytes each. */
   serviceLeases: 4096,
   /** A lease unless asked for otherwise, and the longest that may be asked for: whoever dies blocks eviction so long. */

@@ -23,6 +23,7 @@ import { type ReleaseFailureReporter, UndoStack } from "./dispose.ts";
 import { toVramError, VramError } from "./errors.ts";
 import { openHashPool } from "./hash/pool.ts";
 import { createJournal, type Journal, type JournalReader } from "./journal/journal.ts";
+import { createLeases, type Leases } from "./lease/leases.ts";
 import { LIMITS } from "./limits.ts";
 import { checkVramOptions } from "./options.ts";
 import { type AuditOptions, attachAuditLog, recordEnd, recordStart } from "./recording.ts";
@@ -79,34 +80,47 @@ export interface TestOptions {
   readonly measureWindowBytes?: number;
 }
 
-/** A system with its workers, devices and how to close them. */
-export interface OpenSystem {
+/** A system with its workers, wherever their devices are, and how to close them. */
+export interface OpenCore {
   readonly system: System;
+  readonly leases: Leases;
+  /** One for each device; where a device was lost and opened again, the last. */
   readonly workers: readonly Worker[];
-  readonly devices: readonly LocalDevice[];
-  readonly driver: CudaDriver;
   readonly decision: BackendDecision;
   /** The audit log's public key; absent where there is no log. */
   readonly logKey?: string;
   close(): Promise<void>;
 }
 
-function reporter(journal: Journal): ReleaseFailureReporter {
+/** With its devices in this process. */
+export interface OpenSystem extends OpenCore {
+  readonly devices: readonly LocalDevice[];
+  readonly driver: CudaDriver;
+}
+
+/** Failed releases are told to the journal. */
+export function releaseReporter(journal: Journal): ReleaseFailureReporter {
   return (what, thrown) => journal.note({ type: "release_failed", what, message: toVramError(thrown).message });
 }
 
-function createSystem(
-  options: VramOptions,
-  test: TestOptions,
-  shared: { readonly journal: Journal; readonly state: StateStore; readonly instanceId: string },
-  backend: Backend,
-): System {
-  const { journal, state, instanceId } = shared;
+/** What a system is put together from. */
+export interface SystemParts {
+  readonly clock: Clock;
+  readonly journal: Journal;
+  readonly state: StateStore;
+  readonly instanceId: string;
+  readonly backend: Backend;
+}
+
+/** The system, and the book of leases that hears of it when something can no longer be relied on. */
+export function createSystem(options: VramOptions, parts: SystemParts): { system: System; leases: Leases } {
+  const { clock, journal, state, instanceId, backend } = parts;
+  const leases = createLeases({ clock, journal });
   const policy = options.allowMps === true ? POLICY_WITH_MPS : VRAM_ONLY_POLICY;
   let sequence = 0;
-  return {
+  const system: System = {
     journal,
-    clock: test.clock ?? systemClock,
+    clock,
     registry: createRegistry(),
     state,
     policy,
@@ -120,8 +134,12 @@ function createSystem(
     onMismatch: options.onMismatch ?? "stop",
     maxModelBytes: options.maxModelBytes ?? LIMITS.maxModelBytes,
     modelRoots: options.modelRoots ?? ["/"],
-    reportRelease: reporter(journal),
+    reportRelease: releaseReporter(journal),
+    onUnreliable: ({ worker, shard, because }) => {
+      void leases.revoke((one) => one.worker === worker && (shard === undefined || one === shard), because);
+    },
   };
+  return { system, leases };
 }
 
 /** What the options ask of a backend. */
@@ -169,7 +187,7 @@ export async function openSystem(given: VramOptions, test: TestOptions = {}): Pr
   for (const reader of options.readers ?? []) journal.attach(reader);
   const traces = test.traces ?? readHostTraces(options.libraryPath);
   const decision = chooseBackend(wishOf(options), traces);
-  const report = reporter(journal);
+  const report = releaseReporter(journal);
   const undo = new UndoStack(report);
   const instanceId = toHex(randomBytes(16));
   try {
@@ -184,7 +202,8 @@ export async function openSystem(given: VramOptions, test: TestOptions = {}): Pr
     const { driver, monitor, kernelImage, uuids } = await openBackend(decision, machine, options, pool, undo);
     if (decision.backend === "cuda" && test.traces === undefined) requireRealDriver(options.libraryPath);
     await state.bind(decision.backend, uuids);
-    const system = createSystem(options, test, { journal, state, instanceId }, decision.backend);
+    const parts = { clock, journal, state, instanceId, backend: decision.backend };
+    const { system, leases } = createSystem(options, parts);
     const devices: LocalDevice[] = [];
     const workers: Worker[] = [];
     for (const ordinal of uuids.keys()) {
@@ -211,7 +230,8 @@ export async function openSystem(given: VramOptions, test: TestOptions = {}): Pr
       await recordEnd(journal);
       await undo.unwind();
     };
-    return { system, workers, devices, driver, decision, close, ...(log === undefined ? {} : { logKey: log.vkey }) };
+    const logKey = log === undefined ? {} : { logKey: log.vkey };
+    return { system, leases, workers, devices, driver, decision, close, ...logKey };
   } catch (error) {
     await recordEnd(journal, error);
     await undo.unwind();

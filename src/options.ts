@@ -5,6 +5,7 @@
 import { z } from "zod";
 import { VramError } from "./errors.ts";
 import { LIMITS } from "./limits.ts";
+import { parseSeal } from "./seal/encoding.ts";
 import { requireName, requireShardId } from "./seal/names.ts";
 
 const MAX_AGE_MS = 366 * 24 * 3600 * 1000;
@@ -69,13 +70,15 @@ const sealOptions = z.strictObject({
   signal,
 });
 
-const sealSetOptions = sealOptions.omit({ shardId: true, device: true }).extend({
+const sealSetOptions = sealOptions.omit({ shardId: true }).extend({
   shards: z.int().min(1).max(LIMITS.setMembers).optional(),
   devices: z
     .array(z.union([z.int(), z.string()]))
     .min(1)
     .max(LIMITS.setMembers)
     .optional(),
+  // Parsed one by one below.
+  sealed: z.array(z.unknown()).min(1).max(LIMITS.setMembers).optional(),
 });
 
 const verifyOptions = z.strictObject({
@@ -109,6 +112,22 @@ function check<T>(schema: z.ZodType, given: T, what: string): T {
   });
 }
 
+const leaseOptions = z.strictObject({
+  durationMs: z.int().min(1).max(MAX_AGE_MS),
+  maxAgeMs,
+  salt: z.string().optional(),
+  holder: z.string().optional(),
+  caller: z.string().optional(),
+  signal,
+});
+
+/** Checks options of `acquire` and `renew`. */
+export function checkLeaseOptions<T extends { readonly durationMs: number; readonly holder?: string }>(given: T): T {
+  check(leaseOptions, given, "options");
+  if (given.holder !== undefined) requireName(given.holder);
+  return given;
+}
+
 /** Checks options of `openVram`. */
 export const checkVramOptions = <T>(given: T): T => check(vramOptions, given, "options");
 /** Checks options of `verify`. */
@@ -119,8 +138,11 @@ export const checkSource = <T>(given: T): T => check(sealSource, given, "source"
 export const checkIdOrName = <T>(given: T): T => check(z.string().min(1), given, "idOrName");
 
 /** Checks options of `sealSet`, the name included. */
-export function checkSealSetOptions<T extends { readonly name?: string }>(given: T): T {
+export function checkSealSetOptions<T extends { readonly name?: string; readonly sealed?: readonly unknown[] }>(
+  given: T,
+): T {
   check(sealSetOptions, given, "options");
+  given.sealed?.forEach(parseSeal);
   if (given.name !== undefined) requireName(given.name);
   return given;
 }

@@ -10,6 +10,7 @@ import type { Clock } from "./clock.ts";
 import type { UndoStack } from "./dispose.ts";
 import { systemReason, toVramError, VramError } from "./errors.ts";
 import { sha256 } from "./hash/descriptor.ts";
+import type { DurableBody } from "./journal/entry.ts";
 import type { Journal } from "./journal/journal.ts";
 import { LIMITS } from "./limits.ts";
 import type { System, Worker } from "./residency/worker.ts";
@@ -75,8 +76,19 @@ export async function attachAuditLog(
   return log;
 }
 
+/** What is on record of the start of a service, beside that of a system. */
+export type ServiceStart = Pick<
+  Extract<DurableBody, { type: "service_started" }>,
+  "configDigest" | "lost" | "lostTotal"
+>;
+
 /** Puts the start on record: what runs, on which devices, under which keys and policy. */
-export async function recordStart(system: System, workers: readonly Worker[], kernelImage: Uint8Array): Promise<void> {
+export async function recordStart(
+  system: System,
+  workers: readonly Worker[],
+  kernelImage: Uint8Array,
+  service: ServiceStart = {},
+): Promise<void> {
   const { backend } = workers[0]?.device.info ?? {};
   await system.journal.append({
     type: "service_started",
@@ -90,14 +102,19 @@ export async function recordStart(system: System, workers: readonly Worker[], ke
       keyId: toHex(keys.keyId),
       stopped: stopped !== undefined,
     })),
+    ...service,
   });
 }
 
 /** Puts the end on record: closed, or failed while it was opened. */
-export async function recordEnd(journal: Journal, failure?: unknown): Promise<void> {
+export async function recordEnd(
+  journal: Journal,
+  failure?: unknown,
+  because: "closed" | "interrupted" = "closed",
+): Promise<void> {
   await journal.appendAnyway(
     failure === undefined
-      ? { type: "service_stopped", because: "closed" }
+      ? { type: "service_stopped", because }
       : { type: "service_stopped", because: "failed", code: toVramError(failure).code },
   );
 }

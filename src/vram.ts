@@ -6,7 +6,10 @@ import { setMaxListeners } from "node:events";
 import { basename } from "node:path";
 import type {
   DeviceStatus,
+  LeaseOptions,
+  PlanOptions,
   PolicyReport,
+  RenewOptions,
   SealOptions,
   SealSetOptions,
   SealSource,
@@ -16,20 +19,17 @@ import type {
 import type { BackendDecision } from "./device/detect.ts";
 import { closedError } from "./dispose.ts";
 import { toVramError, VramError } from "./errors.ts";
-import { type NamedDigest, parseDigest, parseSalt } from "./hash/descriptor.ts";
+import { parseDigest, parseSalt } from "./hash/descriptor.ts";
 import type { Operation } from "./journal/entry.ts";
 import { inOperation, inWorker } from "./journal/scope.ts";
-import type { OpenSystem } from "./open.ts";
-import {
-  checkIdOrName,
-  checkReason,
-  checkSealOptions,
-  checkSealSetOptions,
-  checkSource,
-  checkVerifyOptions,
-} from "./options.ts";
+import { acquire, type GrantedLease, type RenewedLease, renew } from "./lease/gate.ts";
+import type { Lease } from "./lease/leases.ts";
+import type { OpenCore } from "./open.ts";
+import { checkIdOrName, checkLeaseOptions, checkReason, checkSealSetOptions, checkVerifyOptions } from "./options.ts";
+import { toFormat, toRequest } from "./requests.ts";
 import { type EvictResult, evict } from "./residency/evict.ts";
 import type { Capacity } from "./residency/ledger.ts";
+import { type Plan, plan } from "./residency/plan.ts";
 import { checkDevice } from "./residency/policy.ts";
 import { type SealResult, sealModel } from "./residency/seal-model.ts";
 import type { SealRequest } from "./residency/seal-request.ts";
@@ -40,50 +40,17 @@ import { cleanName } from "./seal/names.ts";
 import type { SetSeal } from "./seal/set.ts";
 import { nodeFileSystem } from "./source/file.ts";
 import { expandSource } from "./source/sets.ts";
-import type { FormatOptions, SourceSpec } from "./source/source.ts";
 import type { VerificationReport } from "./verify/report.ts";
 import { type VerifyRequest, verify } from "./verify/verify.ts";
 import { type SetReport, verifySet } from "./verify/verify-set.ts";
 
-function toSpec(source: SealSource, roots: readonly string[]): SourceSpec {
-  if (typeof source === "string") return { kind: "path", path: source, roots };
-  if (source instanceof Uint8Array) return { kind: "bytes", bytes: source };
-  if ("path" in source) return { kind: "path", path: source.path, roots };
-  if ("bytes" in source) return { kind: "bytes", ...source };
-  return { kind: "chunks", ...source };
-}
-
-function toFormat({ format, maxHeaderBytes }: Pick<SealOptions, "format" | "maxHeaderBytes">): FormatOptions {
-  return {
-    ...(format === undefined ? {} : { format }),
-    ...(maxHeaderBytes === undefined ? {} : { maxSafetensorsHeaderBytes: maxHeaderBytes }),
-  };
-}
-
-function toRequest(source: SealSource, given: SealOptions, roots: readonly string[]): SealRequest {
-  const options = checkSealOptions(given);
-  const expected: NamedDigest | undefined = options.expected === undefined ? undefined : parseDigest(options.expected);
-  return {
-    spec: toSpec(checkSource(source), roots),
-    format: toFormat(options),
-    name: options.name,
-    shardId: options.shardId,
-    shardIndex: 0,
-    totalShards: 1,
-    expected,
-    sha256: options.sha256 ?? false,
-    maxAgeMs: options.maxAgeMs ?? 0,
-    signal: options.signal,
-  };
-}
-
 class OpenVram implements Vram {
-  readonly #open: OpenSystem;
+  readonly #open: OpenCore;
   readonly #closing = new AbortController();
   readonly #inFlight = new Set<Promise<unknown>>();
   #closed: Promise<void> | undefined;
 
-  constructor(open: OpenSystem) {
+  constructor(open: OpenCore) {
     this.#open = open;
     // Every seal in flight listens to it; that many listeners are no leak.
     setMaxListeners(0, this.#closing.signal);
@@ -170,10 +137,51 @@ class OpenVram implements Vram {
           format: toFormat(options),
           sha256: options.sha256 ?? false,
           maxAgeMs: options.maxAgeMs ?? 0,
+          ...(options.sealed === undefined ? {} : { sealed: options.sealed }),
           signal: this.#signal(options.signal),
         },
       );
     });
+  }
+
+  plan(path: string, options: PlanOptions = {}): Promise<Plan> {
+    return this.#enter("plan", async () => {
+      const { system, workers } = this.#open;
+      const given = checkSealSetOptions(options);
+      const paths = await expandSource(checkIdOrName(path), system.modelRoots, nodeFileSystem);
+      const name = given.name ?? cleanName(basename(path));
+      const { device, shards = 1 } = options;
+      const request = { paths, name, shards, format: toFormat(given), signal: this.#signal(given.signal) };
+      return plan(system, findWorker(workers, device), request);
+    });
+  }
+
+  acquire(idOrName: string, given: LeaseOptions): Promise<GrantedLease> {
+    return this.#enter("lease", async () => {
+      const { system, leases } = this.#open;
+      const options = checkLeaseOptions(given);
+      const shard = system.registry.find(checkIdOrName(idOrName));
+      const { durationMs, holder, caller } = options;
+      const who = { ...(holder === undefined ? {} : { holder }), ...(caller === undefined ? {} : { caller }) };
+      return acquire(system, leases, shard, { durationMs, ...who, ...this.#verifyRequest(options) });
+    });
+  }
+
+  renew(leaseId: string, given: RenewOptions): Promise<RenewedLease> {
+    return this.#enter("renew", async () => {
+      const { system, leases } = this.#open;
+      const options = checkLeaseOptions(given);
+      const { durationMs } = options;
+      return renew(system, leases, leaseId, { durationMs, ...this.#verifyRequest(options) });
+    });
+  }
+
+  release(leaseId: string): Promise<Lease> {
+    return inOperation(() => this.#open.leases.release(leaseId));
+  }
+
+  leases(): readonly Lease[] {
+    return this.#open.leases.all();
   }
 
   verifySet(set: SetSeal, given: Omit<VerifyOptions, "seal"> = {}): Promise<SetReport> {
@@ -183,7 +191,7 @@ class OpenVram implements Vram {
     });
   }
 
-  #verifyRequest(options: Omit<VerifyOptions, "seal">): Omit<VerifyRequest, "presented"> {
+  #verifyRequest(options: Pick<VerifyOptions, "maxAgeMs" | "salt" | "signal">): Omit<VerifyRequest, "presented"> {
     return {
       maxAgeMs: options.maxAgeMs,
       salt: options.salt === undefined ? undefined : parseSalt(options.salt),
@@ -256,6 +264,7 @@ class OpenVram implements Vram {
     this.#closing.abort(closedError("this Vram"));
     await Promise.all(this.#inFlight);
     await inOperation(async () => {
+      await this.#open.leases.close();
       await this.#evictAll();
       await this.#open.close();
     });
@@ -273,6 +282,6 @@ class OpenVram implements Vram {
 }
 
 /** The library over an open system, which it closes. */
-export function createVram(open: OpenSystem): Vram {
+export function createVram(open: OpenCore): Vram {
   return new OpenVram(open);
 }

@@ -19,6 +19,13 @@ export interface Host {
   /** Width of the terminal, in columns. */
   readonly columns: number;
   readonly signal: AbortSignal;
+  /** Fires on a second signal, for a command that takes its time to stop. Unless it is asked for, that ends the process. */
+  readonly urgent?: AbortSignal;
+  /**
+   * Tells of every SIGINT, SIGTERM and SIGHUP from now on, also of later ones; none of them ends this process any more.
+   * Returns how to stop that.
+   */
+  onSignal?(listener: (signal: NodeJS.Signals) => void): () => void;
   /** Fires when a write has shown that nobody takes our data any more. */
   readonly outEnded?: AbortSignal;
   /** Why data could not be written, other than to a reader that went away; undefined if it could. */
@@ -60,10 +67,30 @@ export function settledCode(host: Host, code: number): number {
   return code === EXIT.ok ? EXIT.error : code;
 }
 
-function stopOnSignals(): AbortController {
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/** Listens for signals: `stop` fires on the first, what `urgent` gives on the second; without that, it is the system's. */
+function stopOnSignals(urgent: () => AbortController | undefined): AbortController {
   const stop = new AbortController();
-  for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stop.abort(name));
+  for (const name of SIGNALS) {
+    process.on(name, () => {
+      const next = stop.signal.aborted ? urgent() : stop;
+      if (next !== undefined) next.abort(name);
+      else {
+        process.removeAllListeners(name);
+        process.kill(process.pid, name);
+      }
+    });
+  }
   return stop;
+}
+
+function hearSignals(listener: (signal: NodeJS.Signals) => void): () => void {
+  const names = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+  for (const name of names) process.on(name, listener);
+  return () => {
+    for (const name of names) process.off(name, listener);
+  };
 }
 
 /** How data is written to standard output; `onError` is told of what went wrong, at once or later. */
@@ -87,6 +114,7 @@ function openOutput(onError: (error: NodeJS.ErrnoException) => void): (text: str
 export function processHost(): Host {
   prepareForCuda(process.env);
   let stop: AbortController | undefined;
+  let urgent: AbortController | undefined;
   // Whoever read our output went away, or it cannot be written: the command still finishes, and its verdict stands.
   let failure: unknown;
   const outEnded = new AbortController();
@@ -105,9 +133,14 @@ export function processHost(): Host {
     // Listened for from the first use on, which comes after the driver is open: a driver call that hangs would keep a
     // listener from being run, and the signal from ending the process.
     get signal() {
-      stop ??= stopOnSignals();
+      stop ??= stopOnSignals(() => urgent);
       return stop.signal;
     },
+    get urgent() {
+      urgent ??= new AbortController();
+      return urgent.signal;
+    },
+    onSignal: hearSignals,
     outEnded: outEnded.signal,
     outFailure: () => failure,
   };

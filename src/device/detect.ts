@@ -82,6 +82,15 @@ export interface BackendWish {
   readonly library?: string;
 }
 
+/** What is measured on a backend is worth, in words: on every screen and in every answer. */
+export function evidenceOf(backend: Backend): string {
+  if (backend === "cuda") return "measured on cuda";
+  if (backend === "emulated") {
+    return "EMULATED device: host memory plays the GPU; nothing measured here is evidence about one";
+  }
+  return "SUBSTITUTED driver library: nothing measured here is evidence about a GPU";
+}
+
 const refused = (what: string, fix: string, traces: HostTraces): VramError =>
   new VramError("DEVICE_UNUSABLE", what, { fix, details: { traces } });
 

@@ -17,6 +17,14 @@ export interface DamagedRange {
   readonly byteLength: number;
 }
 
+/** `unreliable`: of the shard itself; `stopped`: the worker of its device; `closed`: the service ends. */
+export type LeaseRevocation = "unreliable" | "stopped" | "lost" | "evicted" | "closed";
+
+export type AuthFailure = "no-token" | "bad-token" | "wrong-scope" | "wrong-peer" | "wrong-host" | "cross-site";
+
+/** How a caller reached the service. */
+export type Transport = "socket" | "tcp";
+
 export type VerificationFailure = "mismatch" | "mac" | "facts" | "unreadable" | "invalid" | "device";
 
 /** Entries an audit log keeps. Names as in design §5. */
@@ -35,7 +43,8 @@ export type DurableBody =
       readonly device: DeviceRef;
       readonly name: string;
       readonly byteLength: number;
-      readonly because: "evicted" | "undone" | "closed";
+      /** `lost`: with the device; its memory went with the process that held it. */
+      readonly because: "evicted" | "undone" | "closed" | "lost";
       readonly zeroed: boolean;
       /** Why the memory was not zeroed, when it was not. */
       readonly reason?: string;
@@ -75,6 +84,66 @@ export type DurableBody =
       readonly tensors: readonly string[];
       readonly tensorsTotal: number;
     }
+  | {
+      readonly type: "lease_granted";
+      readonly device: DeviceRef;
+      readonly leaseId: string;
+      readonly shardId: string;
+      readonly name: string;
+      readonly digest: string;
+      /** Who has it: as the caller calls itself, and as the service knows it. */
+      readonly holder: string;
+      readonly caller: string;
+      readonly durationMs: number;
+      /** Age of the measurement it was granted on, in ms. */
+      readonly measuredAgeMs: number;
+    }
+  | {
+      readonly type: "lease_renewed";
+      readonly device: DeviceRef;
+      readonly leaseId: string;
+      readonly shardId: string;
+      readonly name: string;
+      readonly durationMs: number;
+    }
+  | {
+      readonly type: "lease_released" | "lease_expired";
+      readonly device: DeviceRef;
+      readonly leaseId: string;
+      readonly shardId: string;
+      readonly name: string;
+    }
+  | {
+      readonly type: "lease_revoked";
+      readonly device: DeviceRef;
+      readonly leaseId: string;
+      readonly shardId: string;
+      readonly name: string;
+      readonly because: LeaseRevocation;
+    }
+  | {
+      /** Something wanted that is not sealed again: its row, its source or its digest does not hold. */
+      readonly type: "wanted_refused";
+      readonly name: string;
+      readonly code: ErrorCode;
+      readonly reason: string;
+    }
+  | {
+      /** A caller who is not let in, or not that far. */
+      readonly type: "auth_failed";
+      readonly failure: AuthFailure;
+      readonly transport: Transport;
+      /** `uid 1000`, or the first digits of a token's hash; absent where there is neither. */
+      readonly caller?: string;
+    }
+  | {
+      /** A request that is malformed, too large or too slow, or asks for what is refused to it. */
+      readonly type: "request_refused";
+      readonly status: number;
+      readonly code: ErrorCode;
+      readonly transport: Transport;
+      readonly caller?: string;
+    }
   | { readonly type: "seal_refused"; readonly device: DeviceRef; readonly shardId: string; readonly reason: string }
   | {
       readonly type: "policy_violation";
@@ -92,12 +161,21 @@ export type DurableBody =
       /** 16 random bytes, hex: this start. Seals carry it. */
       readonly instanceId: string;
       readonly policyDigest: string;
+      /** SHA-256 of the configuration, hex; of a service. */
+      readonly configDigest?: string;
+      /** What was wanted and is not resident, since an earlier process ended: the first ones, and how many. */
+      readonly lost?: readonly { readonly shardId: string; readonly name: string; readonly digest: string }[];
+      readonly lostTotal?: number;
       /** SHA-256 of the kernel's PTX, hex; absent on the emulated device, which has none. */
       readonly kernel?: string;
       /** `stopped`: since a verification failed in an earlier run. */
       readonly devices: readonly (DeviceRef & { readonly keyId: string; readonly stopped: boolean })[];
     }
-  | { readonly type: "service_stopped"; readonly because: "closed" | "failed"; readonly code?: ErrorCode };
+  | {
+      readonly type: "service_stopped";
+      readonly because: "closed" | "failed" | "interrupted";
+      readonly code?: ErrorCode;
+    };
 
 /** Entries the audit log writes about itself; the journal only hears of them. */
 export type LogBody =
@@ -114,7 +192,17 @@ export type LogBody =
     };
 
 /** What a caller can ask for. */
-export type Operation = "seal" | "seal_set" | "verify" | "verify_set" | "evict" | "resume" | "capacity";
+export type Operation =
+  | "seal"
+  | "seal_set"
+  | "verify"
+  | "verify_set"
+  | "evict"
+  | "resume"
+  | "capacity"
+  | "plan"
+  | "lease"
+  | "renew";
 
 /** The account of a device, in bytes, as `capacity` returns it. */
 export interface CapacityFigures {
@@ -136,6 +224,24 @@ export type TransientBody =
       readonly bytesTotal: number;
     }
   | { readonly type: "device_lost"; readonly device: DeviceRef; readonly code: ErrorCode }
+  | {
+      /** The process that keeps a device, in a service. */
+      readonly type: "device_process_changed";
+      readonly device: DeviceRef;
+      readonly state: "starting" | "running" | "lost" | "stopped" | "wedged";
+      readonly pid?: number;
+      readonly code?: ErrorCode;
+      /** Of the last 5 minutes. */
+      readonly restarts: number;
+    }
+  | {
+      readonly type: "request_served";
+      /** As the table of routes has it: `GET /v1/shards/{id}`; `other` for what is no route. */
+      readonly route: string;
+      readonly status: number;
+      readonly durationMs: number;
+      readonly transport: Transport;
+    }
   | {
       readonly type: "source_opened";
       readonly name: string;

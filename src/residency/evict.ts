@@ -1,8 +1,12 @@
 /** Ending residency. A shard somebody relies on is not evicted; one that is gone from the list is never relied on. */
 import { VramError } from "../errors.ts";
+import type { DurableBody } from "../journal/entry.ts";
 import { freeAllocation } from "./free.ts";
 import { recordOf, type Shard, type ShardRecord } from "./shard.ts";
 import type { System, Worker } from "./worker.ts";
+
+/** Why a shard goes: `lost`, because its device did. */
+type Because = Extract<DurableBody, { type: "vram_deallocated" }>["because"];
 
 /** What `evict` returns. */
 export interface EvictResult {
@@ -13,18 +17,19 @@ export interface EvictResult {
 }
 
 /**
- * Takes the shard off the list, then zeroes and frees its memory. `SHARD_BUSY` while it is leased, unless all are closed.
+ * Takes the shard off the list, then zeroes and frees its memory. `SHARD_BUSY` while it is leased, unless all are closed
+ * or there is nothing left to rely on.
  */
 export function evict(
   system: System,
   worker: Worker,
   shard: Shard,
-  because: "evicted" | "undone" | "closed" = "evicted",
+  because: Because = "evicted",
 ): Promise<EvictResult> {
   return shard.use.run(async () => {
     const { name, byteLength, shardId } = shard.seal;
     if (shard.state === "evicted") throw new VramError("SHARD_NOT_FOUND", `${name} was evicted meanwhile`);
-    if (shard.leases > 0 && because !== "closed") {
+    if (shard.leases > 0 && (because === "evicted" || because === "undone")) {
       throw new VramError("SHARD_BUSY", `${name} has ${shard.leases} leases`, { details: { shardId } });
     }
     system.registry.remove(shard);

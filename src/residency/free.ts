@@ -15,7 +15,7 @@ export async function freeAllocation(
   system: System,
   worker: Worker,
   what: Freeable,
-  because: "evicted" | "undone" | "closed",
+  because: "evicted" | "undone" | "closed" | "lost",
 ): Promise<FreeResult> {
   const driverFree = (): Promise<number | undefined> =>
     worker.device.memory().then(

@@ -6,8 +6,9 @@
 import { present } from "../assert.ts";
 import { UndoStack } from "../dispose.ts";
 import { toVramError, VramError } from "../errors.ts";
-import type { NamedDigest } from "../hash/descriptor.ts";
+import { type NamedDigest, parseDigest } from "../hash/descriptor.ts";
 import { inWorker } from "../journal/scope.ts";
+import type { Seal } from "../seal/encoding.ts";
 import { cleanName, requireName } from "../seal/names.ts";
 import { createSetSeal, type SetSeal } from "../seal/set.ts";
 import { cutAtTensors } from "../source/cut.ts";
@@ -30,6 +31,8 @@ export interface SetRequest {
   readonly sha256: boolean;
   readonly maxAgeMs: number;
   readonly signal: AbortSignal;
+  /** Seals of an earlier start, in index order: ids and digests must be the same again. */
+  readonly sealed?: readonly Seal[];
 }
 
 /** What `sealSet` returns: the seal of the whole, and each member in index order. */
@@ -43,6 +46,12 @@ interface Member {
   readonly name: string;
 }
 
+const numbered = (value: number): string => String(value).padStart(5, "0");
+
+/** What a part of a single file is called. */
+export const cutName = (name: string, index: number, total: number): string =>
+  requireName(`${name}/${numbered(index + 1)}-of-${numbered(total)}`);
+
 /** Where a single file is cut. */
 async function planCut(system: System, worker: Worker, path: string, request: SetRequest): Promise<Member[]> {
   const whole: SourceSpec = { kind: "path", path, roots: system.modelRoots };
@@ -55,8 +64,7 @@ async function planCut(system: System, worker: Worker, path: string, request: Se
   const file = { identity: present(identity, "the file's identity"), format };
   const parts = cutAtTensors(tensors, byteLength, request.shards).map((part) => ({ ...part, ...file }));
   return parts.map((part, index): Member => {
-    const place = `${String(index + 1).padStart(5, "0")}-of-${String(parts.length).padStart(5, "0")}`;
-    return { spec: { ...whole, part }, name: requireName(`${request.name}/${place}`) };
+    return { spec: { ...whole, part }, name: cutName(request.name, index, parts.length) };
   });
 }
 
@@ -86,8 +94,10 @@ function memberRequest(
   total: number,
   signal: AbortSignal,
 ): SealRequest {
-  const { format, sha256, maxAgeMs, expected } = request;
-  const place = { shardIndex: index, totalShards: total, shardId: undefined };
+  const { format, sha256, maxAgeMs } = request;
+  const before = request.sealed?.[index];
+  const expected = before === undefined ? request.expected : parseDigest(before.digest);
+  const place = { shardIndex: index, totalShards: total, shardId: before?.shardId };
   return { spec: member.spec, name: member.name, format, sha256, maxAgeMs, expected, signal, ...place };
 }
 
@@ -148,6 +158,12 @@ export async function sealSet(system: System, workers: readonly Worker[], reques
   const unclaim = system.registry.claim(`${request.name}/`);
   try {
     const members = await planMembers(system, present(workers[0], "a worker"), request);
+    if (request.sealed !== undefined && request.sealed.length !== members.length) {
+      throw new VramError(
+        "DIGEST_MISMATCH",
+        `${request.name} had ${request.sealed.length} members, and has ${members.length} now`,
+      );
+    }
     const sealed = await sealMembers(system, workers, request, members, undo);
     const macs = sealed.map(({ seal }) => seal.mac);
     // A file sealed whole has the digest that was measured; of one that was cut there is none.

@@ -14,6 +14,7 @@ import { deriveWorkerKeys, type WorkerKeys } from "../seal/key.ts";
 import { type Capacity, createLedger, defaultHeadroom, type Ledger } from "./ledger.ts";
 import { checkDevice, type Policy, policyError } from "./policy.ts";
 import type { Registry } from "./registry.ts";
+import type { Shard } from "./shard.ts";
 import type { StateStore } from "./state.ts";
 
 /** What a mismatch stops: the whole worker, or the shard alone. */
@@ -37,6 +38,15 @@ export interface System {
   readonly maxModelBytes: number;
   readonly modelRoots: readonly string[];
   readonly reportRelease: ReleaseFailureReporter;
+  /** Told at once when what was relied on does not hold any more. Given at composition; must not throw. */
+  readonly onUnreliable: (what: Unreliable) => void;
+}
+
+/** All that a worker holds, or one shard of it, and why it can no longer be relied on. */
+export interface Unreliable {
+  readonly worker: Worker;
+  readonly shard?: Shard;
+  readonly because: "unreliable" | "stopped" | "lost";
 }
 
 export interface Worker {
@@ -91,8 +101,9 @@ function loseWorker(system: System, worker: Worker, error: VramError): void {
   worker.lost = true;
   for (const shard of system.registry.all()) {
     // A mismatch found before stays one.
-    if (shard.device.uuid === worker.ref.uuid && shard.state === "sealed") shard.state = "lost";
+    if (shard.worker === worker && shard.state === "sealed") shard.state = "lost";
   }
+  system.onUnreliable({ worker, because: "lost" });
   system.journal.note({ type: "device_lost", device: worker.ref, code: error.code });
 }
 
@@ -109,6 +120,7 @@ export function requireRunning(worker: Worker): void {
 export async function stopWorker(system: System, worker: Worker, reason: string): Promise<void> {
   if (worker.stopped === undefined) worker.stopped = reason;
   else worker.stoppedAgain = reason;
+  system.onUnreliable({ worker, because: "stopped" });
   await worker.standing.run(async () => {
     if (worker.stopRecorded) return;
     const why = worker.stopped ?? reason;

@@ -37,8 +37,10 @@ export function cleanName(baseName: string): string {
 
 const BASE32 = "abcdefghijklmnopqrstuvwxyz234567";
 
-/** A generated id: `shard-` and 26 base32 characters (130 bits) from a CSPRNG. */
-export function createShardId(): string {
+/** A generated id: what it is of, and 26 base32 characters (130 bits) from a CSPRNG. */
+export function createId(kind: "shard" | "lease" | "op"): string {
   const tail = [...randomBytes(26)].map((byte) => BASE32.charAt(byte & 31)).join("");
-  return `shard-${tail}`;
+  return `${kind}-${tail}`;
 }
+
+export const createShardId = (): string => createId("shard");

@@ -50,9 +50,7 @@ export async function verifySet(
   const set = await requireSet(system, findWorker(workers, undefined), presented);
   const shards = requireMembers(system, set);
   const outcomes = await Promise.allSettled(
-    shards.map((shard) =>
-      verify(system, shard.worker, shard, { ...request, presented: shard.seal }),
-    ),
+    shards.map((shard) => verify(system, shard.worker, shard, { ...request, presented: shard.seal })),
   );
   const members: VerificationReport[] = [];
   for (const [index, outcome] of outcomes.entries()) {

@@ -201,6 +201,7 @@ async function fail(
 ): Promise<void> {
   const { shardId, name } = shard.seal;
   shard.state = "mismatched";
+  system.onUnreliable({ worker, shard, because: "unreliable" });
   if (system.onMismatch === "stop") await stopWorker(system, worker, `${name}: ${message}`);
   await recordFailure(system, worker, shardId, name, failure, message, damage);
 }

@@ -111,7 +111,7 @@ function specifierOf(node: ts.Node): string | undefined {
  */
 const ORDER = [
   ..."leaf ffi journal hash cuda handles source staging device seal residency verify lease attest".split(" "),
-  ..."options backend process config recording open environment api vram tamper service client cli".split(" "),
+  ..."options backend process config recording open environment api requests vram tamper service client cli".split(" "),
 ];
 const LEAVES = ["errors", "assert", "bytes", "dispose", "clock", "limits", "files", "version"];
 /** Readers of the journal see leaves and journal only; nothing before `lease` sees them. */

@@ -14,7 +14,7 @@ import type { Entry } from "../../src/journal/entry.ts";
 import { createJournal } from "../../src/journal/journal.ts";
 import { type OpenDevice, serveSocket } from "../../src/process/device-run.ts";
 import type { ServedDevice } from "../../src/process/device-server.ts";
-import { openProcessDevice, type ProcessTestOptions } from "../../src/process/open-device.ts";
+import { listProcessDevices, openProcessDevice, type ProcessTestOptions } from "../../src/process/open-device.ts";
 import { openRemoteDevice, type RemoteDevice, type RemoteDeviceOptions } from "../../src/process/remote-device.ts";
 import { type DeviceProcess, type Exit, type StartProcess, startFrom } from "../../src/process/start-process.ts";
 import { policyDigest, VRAM_ONLY_POLICY } from "../../src/residency/policy.ts";
@@ -114,7 +114,8 @@ export function inProcess(open: OpenDevice, { stubborn = false } = {}): InProces
         served.push(device);
         return device;
       };
-      serveSocket(its, openKept, {
+      const tasks = { open: openKept, list: listProcessDevices };
+      serveSocket(its, tasks, {
         exit: () => exit({ exitCode: 0, signal: null }),
         kill: () => exit({ exitCode: null, signal: "SIGKILL" }),
       });
@@ -175,6 +176,7 @@ export async function openBench(device: Device, state = createMemoryState()): Pr
     onMismatch: "stop",
     maxModelBytes: 2 ** 30,
     modelRoots: ["/"],
+    onUnreliable: () => undefined,
     reportRelease: (what, error) => journal.note({ type: "release_failed", what, message: String(error) }),
   };
   return { system, entries, worker: await openWorker(system, device, 0) };

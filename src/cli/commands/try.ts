@@ -6,8 +6,7 @@
 
 import type { Vram } from "../../api.ts";
 import { formatBytes } from "../../bytes.ts";
-import type { Backend } from "../../cuda/driver.ts";
-import type { BackendChoice } from "../../device/detect.ts";
+import { type BackendChoice, evidenceOf } from "../../device/detect.ts";
 import { optionsFromEnvironment } from "../../environment.ts";
 import { toVramError, VramError } from "../../errors.ts";
 import type { JournalReader } from "../../journal/journal.ts";
@@ -61,15 +60,6 @@ interface Stage {
   readonly vram: Vram;
   readonly open: OpenSystem;
   readonly narration: Narration;
-}
-
-const SUBSTITUTED_WARNING = "SUBSTITUTED driver library: nothing measured here is evidence about a GPU";
-const EMULATED_WARNING = "EMULATED device: host memory plays the GPU; nothing measured here is evidence about one";
-
-/** What a backend that is no GPU is worth. */
-function warningOf(backend: Backend): string | undefined {
-  if (backend === "cuda") return undefined;
-  return backend === "emulated" ? EMULATED_WARNING : SUBSTITUTED_WARNING;
 }
 
 /** A line of the command itself; the journal has the others. */
@@ -154,7 +144,7 @@ function conclude(stage: Stage, tried: readonly Tried[], options: TryOptions): n
   narration.end();
   const missed = tried.filter((one) => one.tampering?.caught === false);
   const { backend } = open.decision;
-  const evidence = warningOf(backend) ?? `measured on ${backend}`;
+  const evidence = evidenceOf(backend);
   if (options.json === true) {
     printJson(host, "try", { ok: missed.length === 0, backend: open.decision, evidence, files: tried });
   } else if (missed.length > 0) {
@@ -199,9 +189,9 @@ async function tryFiles(
   const vram = createVram(open);
   const stage: Stage = { host, vram, open, narration };
   try {
-    const warning = warningOf(open.decision.backend);
-    if (warning !== undefined) {
-      narration.tell(say("warn_backend", "backend", open.decision.backend, warning, { level: "warn" }));
+    const { backend } = open.decision;
+    if (backend !== "cuda") {
+      narration.tell(say("warn_backend", "backend", backend, evidenceOf(backend), { level: "warn" }));
     }
     const tried: Tried[] = [];
     for (const member of members) tried.push(await tryFile(stage, member, options));

@@ -1,0 +1,266 @@
+/**
+ * Leases: revocable rights to rely on residency, for a time (design §2). A shard that is leased is not evicted. A lease
+ * ends when it is released, when its time is over by the monotonic clock, or when it is revoked, because what it vouched
+ * for does not hold any more. It revokes no mapping: who relies on a shard has to ask whether his lease still stands.
+ *
+ * Granting and renewing wait for the audit log and fail without it; whatever ends a lease proceeds anyway (VR-AUD-03).
+ * Leases are of this process: after a restart there are none.
+ */
+import type { Backend } from "../cuda/driver.ts";
+import { closedError } from "../dispose.ts";
+import { VramError } from "../errors.ts";
+import type { DeviceRef, LeaseRevocation } from "../journal/entry.ts";
+import { onNobodysBehalf } from "../journal/scope.ts";
+import { LIMITS } from "../limits.ts";
+import type { Shard } from "../residency/shard.ts";
+import { requireRunning, type System } from "../residency/worker.ts";
+import { createId } from "../seal/names.ts";
+
+/** What a lease is granted for. */
+export interface LeaseTerms {
+  /** What the holder calls itself, and who the service knows it to be; for the record. */
+  readonly holder: string;
+  readonly caller: string;
+  readonly durationMs: number;
+  /** Age of the measurement that it is granted on. */
+  readonly measuredAgeMs: number;
+}
+
+/** A lease as it stands: plain data. Durations in ms, times RFC 3339. */
+export interface Lease {
+  readonly leaseId: string;
+  readonly shardId: string;
+  readonly name: string;
+  readonly digest: string;
+  readonly backend: Backend;
+  readonly device: DeviceRef;
+  readonly holder: string;
+  readonly grantedAt: string;
+  /** For people: the monotonic clock decides. */
+  readonly expiresAt: string;
+  readonly remainingMs: number;
+  readonly durationMs: number;
+}
+
+interface Held {
+  readonly leaseId: string;
+  readonly shard: Shard;
+  readonly terms: LeaseTerms;
+  readonly grantedAtMs: number;
+  durationMs: number;
+  /** By the monotonic clock. */
+  endsAtMs: number;
+}
+
+export interface Leases {
+  /** Grants a lease on a shard that was just verified. Not granted unless it is on record. */
+  grant(shard: Shard, terms: LeaseTerms): Promise<Lease>;
+  /** From now on for so long. `LEASE_NOT_FOUND` if it has ended, and whatever keeps it from being granted now. */
+  renew(leaseId: string, durationMs: number): Promise<Lease>;
+  release(leaseId: string): Promise<Lease>;
+  find(leaseId: string): Lease;
+  shardOf(leaseId: string): Shard;
+  all(): readonly Lease[];
+  /** Ends what `applies` to, at once; resolves when that is on record. */
+  revoke(applies: (shard: Shard) => boolean, because: LeaseRevocation): Promise<void>;
+  /** Resolves when there is none, or `signal` fires. */
+  ended(signal: AbortSignal): Promise<void>;
+  /** Revokes what is left; nothing is granted any more. May be called twice. */
+  close(): Promise<void>;
+}
+
+/** A timer is never set further ahead; Node's own limit is 24 days. */
+const TIMER_MS = 60_000;
+
+/** Throws unless the shard may be relied on. */
+function requireReliable({ worker, state, seal }: Shard): void {
+  requireRunning(worker);
+  if (state === "sealed") return;
+  throw new VramError("SHARD_NOT_RESIDENT", `${seal.name} is ${state} and cannot be relied on`, {
+    details: { shardId: seal.shardId, state },
+  });
+}
+
+const refOf = ({ leaseId, shard }: Held) => ({
+  device: shard.device,
+  leaseId,
+  shardId: shard.seal.shardId,
+  name: shard.seal.name,
+});
+
+class OpenLeases implements Leases {
+  readonly #system: Pick<System, "journal" | "clock">;
+  readonly #held = new Map<string, Held>();
+  readonly #waiting = new Set<() => void>();
+  #granting = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor(system: Pick<System, "journal" | "clock">) {
+    this.#system = system;
+  }
+
+  #show(held: Held): Lease {
+    const { leaseId, shard, terms, grantedAtMs, durationMs, endsAtMs } = held;
+    const { shardId, name, digest, backend } = shard.seal;
+    const { clock } = this.#system;
+    const remainingMs = Math.max(0, endsAtMs - clock.monotonicMs());
+    return {
+      ...{ leaseId, shardId, name, digest, backend },
+      device: { ordinal: shard.device.ordinal, uuid: shard.device.uuid },
+      holder: terms.holder,
+      grantedAt: new Date(grantedAtMs).toISOString(),
+      expiresAt: new Date(clock.wallMs() + remainingMs).toISOString(),
+      remainingMs,
+      durationMs,
+    };
+  }
+
+  #require(leaseId: string): Held {
+    this.#expire();
+    const held = this.#held.get(leaseId);
+    if (held === undefined) throw new VramError("LEASE_NOT_FOUND", `there is no lease ${leaseId}`);
+    return held;
+  }
+
+  async grant(shard: Shard, terms: LeaseTerms): Promise<Lease> {
+    const { journal, clock } = this.#system;
+    if (this.#closed) throw closedError("the book of leases");
+    requireReliable(shard);
+    if (this.#held.size + this.#granting >= LIMITS.serviceLeases) {
+      throw new VramError("SERVICE_BUSY", `${LIMITS.serviceLeases} leases are held already`);
+    }
+    const grantedAtMs = clock.wallMs();
+    const { durationMs } = terms;
+    const held: Held = { leaseId: createId("lease"), shard, terms, grantedAtMs, durationMs, endsAtMs: 0 };
+    // From here on the shard is not evicted. Whatever ends its reliability meanwhile is seen below.
+    shard.leases += 1;
+    this.#granting += 1;
+    try {
+      await journal.append({ type: "lease_granted", ...refOf(held), digest: shard.seal.digest, ...terms });
+      this.#requireStill(held);
+    } catch (error) {
+      shard.leases -= 1;
+      this.#wake();
+      throw error;
+    } finally {
+      this.#granting -= 1;
+    }
+    held.endsAtMs = clock.monotonicMs() + durationMs;
+    this.#held.set(held.leaseId, held);
+    this.#schedule();
+    return this.#show(held);
+  }
+
+  /** What is on record as granted, and cannot be, is on record as revoked. */
+  #requireStill(held: Held): void {
+    try {
+      if (this.#closed) throw closedError("the book of leases");
+      requireReliable(held.shard);
+    } catch (error) {
+      void this.#tell({ type: "lease_revoked", ...refOf(held), because: this.#closed ? "closed" : "unreliable" });
+      throw error;
+    }
+  }
+
+  async renew(leaseId: string, durationMs: number): Promise<Lease> {
+    const held = this.#require(leaseId);
+    requireReliable(held.shard);
+    await this.#system.journal.append({ type: "lease_renewed", ...refOf(held), durationMs });
+    // It may have ended while that was written down.
+    this.#require(leaseId);
+    held.durationMs = durationMs;
+    held.endsAtMs = this.#system.clock.monotonicMs() + durationMs;
+    this.#schedule();
+    return this.#show(held);
+  }
+
+  async release(leaseId: string): Promise<Lease> {
+    const held = this.#require(leaseId);
+    const released = this.#show(held);
+    this.#remove(held);
+    await this.#tell({ type: "lease_released", ...refOf(held) });
+    return released;
+  }
+
+  find(leaseId: string): Lease {
+    return this.#show(this.#require(leaseId));
+  }
+
+  shardOf(leaseId: string): Shard {
+    return this.#require(leaseId).shard;
+  }
+
+  all(): readonly Lease[] {
+    this.#expire();
+    return [...this.#held.values()].map((held) => this.#show(held));
+  }
+
+  async revoke(applies: (shard: Shard) => boolean, because: LeaseRevocation): Promise<void> {
+    const revoked = [...this.#held.values()].filter(({ shard }) => applies(shard));
+    for (const held of revoked) this.#remove(held);
+    await Promise.all(revoked.map((held) => this.#tell({ type: "lease_revoked", ...refOf(held), because })));
+  }
+
+  ended(signal: AbortSignal): Promise<void> {
+    if (this.#held.size + this.#granting === 0 || signal.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      const done = (): void => {
+        this.#waiting.delete(done);
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      this.#waiting.add(done);
+      signal.addEventListener("abort", done, { once: true });
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.revoke(() => true, "closed");
+    clearTimeout(this.#timer);
+  }
+
+  #tell(entry: Parameters<System["journal"]["appendAnyway"]>[0]): Promise<void> {
+    return this.#system.journal.appendAnyway(entry);
+  }
+
+  #remove(held: Held): void {
+    this.#held.delete(held.leaseId);
+    held.shard.leases -= 1;
+    this.#wake();
+  }
+
+  #wake(): void {
+    if (this.#held.size + this.#granting > 0) return;
+    for (const wake of [...this.#waiting]) wake();
+  }
+
+  /** Ends what is over. */
+  #expire(): void {
+    const nowMs = this.#system.clock.monotonicMs();
+    for (const held of [...this.#held.values()]) {
+      if (held.endsAtMs > nowMs) continue;
+      this.#remove(held);
+      void this.#tell({ type: "lease_expired", ...refOf(held) });
+    }
+  }
+
+  /** Looks again when the next one is over. */
+  #schedule(): void {
+    clearTimeout(this.#timer);
+    if (this.#held.size === 0) return;
+    const nextMs = Math.min(...[...this.#held.values()].map(({ endsAtMs }) => endsAtMs));
+    const waitMs = Math.min(Math.max(nextMs - this.#system.clock.monotonicMs(), 1), TIMER_MS);
+    const look = (): void => {
+      this.#expire();
+      this.#schedule();
+    };
+    this.#timer = onNobodysBehalf(() => setTimeout(look, waitMs)).unref();
+  }
+}
+
+/** An empty book of leases. */
+export function createLeases(system: Pick<System, "journal" | "clock">): Leases {
+  return new OpenLeases(system);
+}

@@ -1,0 +1,245 @@
+/**
+ * What a service does when it is asked: the calls of the routes, in terms of the library, the keeper and the operations.
+ * Nothing is answered as sealed that is not wanted, and nothing is answered as evicted that still is.
+ */
+import { basename } from "node:path";
+import type { Vram } from "../api.ts";
+import type { ConfigValues } from "../config/table.ts";
+import { evidenceOf } from "../device/detect.ts";
+import { VramError } from "../errors.ts";
+import type { OpenCore } from "../open.ts";
+import { recordOf, type Shard } from "../residency/shard.ts";
+import { findWorker } from "../residency/worker.ts";
+import { parseSeal } from "../seal/encoding.ts";
+import { cleanName, requireName } from "../seal/names.ts";
+import type { KeptDevices } from "./devices.ts";
+import { given } from "./given.ts";
+import type { Keeper } from "./keeper.ts";
+import type { Operations } from "./operations.ts";
+import type { Listing } from "./replies.ts";
+import type { PlanRequest, SealRequestBody } from "./requests.ts";
+import { sealRequested } from "./sealing.ts";
+import type { Caller, Service } from "./service.ts";
+import type { WantedSet } from "./wanted.ts";
+import { nameOf, sealsOf, type WantedRow } from "./wanted-rows.ts";
+
+/** What the calls work on. */
+export interface Parts {
+  readonly vram: Vram;
+  readonly open: OpenCore;
+  readonly devices: KeptDevices;
+  readonly keeper: Keeper;
+  readonly wanted: WantedSet;
+  readonly operations: Operations;
+  readonly values: ConfigValues;
+  /** Throws `SERVICE_STOPPING` when nothing new may begin. */
+  readonly requireAccepting: () => void;
+}
+
+export type Calls = Omit<
+  Service,
+  "instanceId" | "feed" | "ready" | "isReady" | "logCheckpoint" | "logLines" | "logProof" | "metrics" | "note"
+>;
+
+/** Of two ages at most the smaller one; 0 is none. */
+const strictestAge = (configured: number, asked: number): number =>
+  configured === 0 || asked === 0 ? Math.max(configured, asked) : Math.min(configured, asked);
+
+/** Over TCP only files under configured roots: whoever reaches the socket may read files here anyway. */
+function requireRoots({ values }: Parts, { transport }: Caller): void {
+  if (transport === "socket" || values.modelRoots !== undefined) return;
+  throw new VramError("SOURCE_REFUSED", "over TCP nothing is read: no modelRoots are configured", {
+    fix: "set modelRoots in the configuration of the service, or ask on its socket",
+  });
+}
+
+const nameFor = ({ name, path }: Pick<PlanRequest, "name" | "path">): string =>
+  name === undefined ? cleanName(basename(path)) : requireName(name);
+
+/** The wanted set holds a name once: the same name on two devices is not kept. */
+function requireNameFree({ keeper, open }: Parts, name: string, device: number | string | undefined): void {
+  const row = keeper.rowOf(name);
+  if (row === undefined) return;
+  if (nameOf(row) !== name) {
+    throw new VramError("NAME_CONFLICT", `${name} is a member of ${nameOf(row)}, which is wanted`);
+  }
+  const { uuid } = findWorker(open.workers, device).ref;
+  if (row.kind === "set" || row.seal.deviceUuid === uuid) return;
+  throw new VramError("NAME_CONFLICT", `${name} is wanted on another device`, {
+    fix: "give the copy another name, or evict the other one first",
+  });
+}
+
+/** Shards of a row, or the one of this id or name. Says of what is wanted and not resident why it is not. */
+function shardsOf({ keeper, open }: Parts, idOrName: string): readonly Shard[] {
+  const all = open.system.registry.all();
+  const row = keeper.rowOf(idOrName);
+  const isOf = (shard: Shard): boolean =>
+    row !== undefined && nameOf(row) === idOrName
+      ? sealsOf(row).some(({ shardId }) => shardId === shard.seal.shardId)
+      : shard.seal.shardId === idOrName || shard.seal.name === idOrName;
+  return all.filter(isOf);
+}
+
+/** The one shard that is meant. */
+function shardOf(parts: Parts, idOrName: string): Shard {
+  const shards = shardsOf(parts, idOrName);
+  const [only, second] = shards;
+  if (second !== undefined) {
+    throw new VramError("INVALID_ARGUMENT", `${idOrName} is a set of ${shards.length} shards; name one of them`, {
+      details: { argument: "shard", names: shards.map(({ seal }) => seal.name) },
+    });
+  }
+  if (only !== undefined) return only;
+  const [missing] = missingOf(parts, idOrName);
+  if (missing === undefined) throw new VramError("SHARD_NOT_FOUND", `no shard has the id or name ${idOrName}`);
+  const { name, state, reason = "" } = missing;
+  const why = state === "restoring" ? "it is being sealed again" : `${state}${reason === "" ? "" : `: ${reason}`}`;
+  throw new VramError("SHARD_NOT_RESIDENT", `${name} is wanted, and not resident: ${why}`, {
+    fix: "`vram ps` shows when it is; `vram evict` forgets it",
+    details: { shardId: missing.shardId, state },
+  });
+}
+
+function missingOf({ keeper }: Parts, idOrName: string): Listing["missing"] {
+  const row = keeper.rowOf(idOrName);
+  const wanted = new Set(row === undefined ? [] : sealsOf(row).map(({ shardId }) => shardId));
+  const isSet = row !== undefined && nameOf(row) === idOrName;
+  return keeper
+    .missing()
+    .filter(({ shardId, name }) => wanted.has(shardId) && (isSet || shardId === idOrName || name === idOrName));
+}
+
+/** Seals, and wants it: either both or none. */
+async function sealAndWant(
+  parts: Parts,
+  request: SealRequestBody & { readonly name: string },
+  signal: AbortSignal,
+): ReturnType<Parameters<Operations["begin"]>[2]> {
+  const { vram, open, wanted, values } = parts;
+  const maxAgeMs = strictestAge(values["seal.maxAgeMs"], request.maxAgeMs ?? 0);
+  const before = new Set(open.system.registry.all());
+  const { row, result } = await sealRequested(vram, open.system.modelRoots, { ...request, maxAgeMs }, signal);
+  try {
+    await wanted.put(row);
+  } catch (error) {
+    const isNew = (shard: Shard): boolean => !before.has(shard);
+    const made = open.system.registry.all().filter((shard) => isOfRow(row, shard) && isNew(shard));
+    for (const shard of made) await vram.evict(shard.seal.shardId);
+    throw error;
+  }
+  return result;
+}
+
+const isOfRow = (row: WantedRow, shard: Shard): boolean =>
+  sealsOf(row).some(({ shardId }) => shardId === shard.seal.shardId);
+
+async function evictNamed(parts: Parts, idOrName: string, revoke: boolean): ReturnType<Service["evict"]> {
+  const { vram, open, keeper } = parts;
+  const row = keeper.rowOf(idOrName);
+  const shards = shardsOf(parts, idOrName);
+  if (row === undefined && shards.length === 0) shardOf(parts, idOrName);
+  const isWhole = row === undefined || row.kind === "shard" || nameOf(row) === idOrName;
+  if (!isWhole) {
+    throw new VramError("INVALID_ARGUMENT", `${idOrName} is a member of the set ${nameOf(row)}; evict the set`, {
+      details: { argument: "shard", set: nameOf(row) },
+    });
+  }
+  if (revoke) await open.leases.revoke((shard) => shards.includes(shard), "evicted");
+  const leased = shards.find(({ leases }) => leases > 0);
+  if (leased !== undefined) {
+    const { name, shardId } = leased.seal;
+    throw new VramError("SHARD_BUSY", `${name} has ${leased.leases} leases`, {
+      fix: "release them, or evict with revocation",
+      details: { shardId, leases: leased.leases },
+    });
+  }
+  const evicted: Awaited<ReturnType<Service["evict"]>>["shards"] = [];
+  for (const shard of shards) evicted.push(await vram.evict(shard.seal.shardId));
+  if (row !== undefined) await keeper.forget(row);
+  return { name: row === undefined ? idOrName : nameOf(row), shards: evicted, wanted: row !== undefined };
+}
+
+/** What comes to sealing and evicting. */
+const residencyCalls = (parts: Parts): Pick<Calls, "plan" | "seal" | "operation" | "cancel" | "evict" | "resume"> => ({
+  plan: async ({ path, ...request }, caller) => {
+    requireRoots(parts, caller);
+    const planned = await parts.vram.plan(path, given(request));
+    return { ...planned, members: [...planned.members] };
+  },
+  seal: async (request, caller) => {
+    parts.requireAccepting();
+    requireRoots(parts, caller);
+    const name = nameFor(request);
+    requireNameFree(parts, name, request.device);
+    const { operation, ended } = parts.operations.begin("seal", name, (signal) =>
+      sealAndWant(parts, { ...request, name }, signal),
+    );
+    return { operation, ended: ended.then((end) => end.operation) };
+  },
+  operation: (operationId) => parts.operations.find(operationId),
+  cancel: (operationId) => parts.operations.cancel(operationId),
+  evict: (idOrName, { revoke }) => evictNamed(parts, idOrName, revoke),
+  resume: async ({ reason, device }) => {
+    const stopped = parts.open.workers.filter((worker) => worker.stopped !== undefined);
+    const meant = device === undefined ? stopped : [findWorker(parts.open.workers, device)];
+    for (const worker of meant) await parts.devices.resume(worker, requireName(reason));
+    return parts.devices.states();
+  },
+});
+
+/** What comes to relying on what is resident. */
+const relianceCalls = (parts: Parts): Pick<Calls, "verify" | "grant" | "lease" | "leases" | "renew" | "release"> => ({
+  verify: async (idOrName, { maxAgeMs = parts.values["verify.maxAgeMs"], salt, seal }, signal) => {
+    const presented = seal === undefined ? {} : { seal: parseSeal(seal) };
+    const { shardId } = shardOf(parts, idOrName).seal;
+    return parts.vram.verify(shardId, { maxAgeMs, signal, ...given({ salt }), ...presented });
+  },
+  grant: async (request, caller, signal) => {
+    parts.requireAccepting();
+    const { shard, maxAgeMs = parts.values["verify.maxAgeMs"], salt, holder = caller.name } = request;
+    const durationMs = durationOf(parts, request.durationMs);
+    const options = { durationMs, maxAgeMs, holder, caller: caller.name, signal, ...given({ salt }) };
+    return parts.vram.acquire(shardOf(parts, shard).seal.shardId, options);
+  },
+  lease: (leaseId) => parts.open.leases.find(leaseId),
+  leases: () => parts.vram.leases(),
+  renew: async (leaseId, { durationMs, maxAgeMs }, signal) => {
+    const options = { durationMs: durationOf(parts, durationMs), signal, ...given({ maxAgeMs }) };
+    return parts.vram.renew(leaseId, options);
+  },
+  release: (leaseId) => parts.vram.release(leaseId),
+});
+
+function durationOf({ values }: Parts, asked: number | undefined): number {
+  const durationMs = asked ?? Math.min(values["lease.defaultMs"], values["lease.maxMs"]);
+  if (durationMs <= values["lease.maxMs"]) return durationMs;
+  throw new VramError("INVALID_ARGUMENT", `durationMs: a lease lasts ${values["lease.maxMs"]} ms at most`, {
+    fix: "renew it before it ends",
+    details: { argument: "durationMs", limit: values["lease.maxMs"] },
+  });
+}
+
+/** The calls of a service. */
+export function createCalls(parts: Parts): Calls {
+  const { open, keeper, operations, devices } = parts;
+  const list = (): Listing => ({
+    backend: open.decision.backend,
+    evidence: evidenceOf(open.decision.backend),
+    shards: open.system.registry.all().map(recordOf),
+    missing: [...keeper.missing()],
+    operations: [...operations.running()],
+  });
+  return {
+    ...residencyCalls(parts),
+    ...relianceCalls(parts),
+    list,
+    show: (idOrName) => {
+      const shards = shardsOf(parts, idOrName).map(recordOf);
+      const missing = missingOf(parts, idOrName);
+      if (shards.length === 0 && missing.length === 0) shardOf(parts, idOrName);
+      return { shards, missing };
+    },
+    devices: () => devices.states(),
+  };
+}

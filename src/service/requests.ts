@@ -1,0 +1,102 @@
+/**
+ * What may be asked of a service, as schemas: the server checks bodies and queries by them, the OpenAPI document and the
+ * types of the client follow from them. Unknown fields are refused. Sizes are bytes, times milliseconds.
+ */
+import { z } from "zod";
+import { LIMITS } from "../limits.ts";
+
+const AGE_MAX_MS = 366 * 24 * 3600 * 1000;
+const PATH_LENGTH = 4096;
+
+/** Text without what would forge a line of a log or a screen; details are checked where it is used. */
+const text = (max: number) =>
+  z
+    .string()
+    .min(1)
+    .max(max)
+    .refine((value) => !value.includes("\0"), "must not contain a NUL byte");
+
+const ageMs = z.int().min(0).max(AGE_MAX_MS);
+const device = z.union([z.int().min(0).max(4095), text(64)]).meta({ description: "ordinal or UUID of a device" });
+const path = text(PATH_LENGTH)
+  .refine((value) => value.startsWith("/"), "must be an absolute path")
+  .meta({ description: "absolute path of a file, a directory or a *.safetensors.index.json on the service's machine" });
+const format = z.enum(["auto", "safetensors", "gguf", "raw"]);
+const salt = z
+  .string()
+  .regex(/^(?:[0-9a-fA-F]{2}){1,32}$/)
+  .meta({ description: "1 to 32 bytes, hex" });
+const shard = text(LIMITS.nameBytes).meta({ description: "id or name of a shard" });
+
+/** What is sealed and where: what a plan and a seal have in common. */
+const placed = {
+  path,
+  name: text(LIMITS.nameBytes).optional().meta({ description: "default: the file's base name" }),
+  device: device.optional().meta({ description: "default: the first device" }),
+  shards: z.int().min(1).max(LIMITS.setMembers).optional().meta({ description: "cut a single file into so many" }),
+  format: format.optional(),
+  maxHeaderBytes: z.int().min(2).max(LIMITS.safetensorsHeaderBytesMax).optional(),
+};
+
+export const planRequest = z.strictObject(placed).meta({ id: "PlanRequest" });
+
+export const sealRequest = z
+  .strictObject({
+    ...placed,
+    expected: text(80).optional().meta({ description: "fsverity:HEX, sha256:HEX, or 64 hex digits: fsverity" }),
+    sha256: z.boolean().optional().meta({ description: "also compute the plain SHA-256" }),
+    maxAgeMs: ageMs.optional().meta({ description: "older verifications are never relied on; 0 = none" }),
+    wait: z.boolean().optional().meta({ description: "answer when it is sealed; default: at once, with 202" }),
+  })
+  .meta({ id: "SealRequest" });
+
+export const verifyRequest = z
+  .strictObject({
+    maxAgeMs: ageMs.optional().meta({ description: "settle for a measurement no older than this; 0 = measure now" }),
+    salt: salt.optional(),
+    seal: z.record(z.string(), z.unknown()).optional().meta({ description: "a seal; it must be the current one" }),
+  })
+  .meta({ id: "VerifyRequest" });
+
+export const leaseRequest = z
+  .strictObject({
+    shard,
+    maxAgeMs: ageMs.optional().meta({ description: "settle for a measurement no older than this; 0 = measure now" }),
+    salt: salt.optional(),
+    durationMs: z.int().min(1000).max(AGE_MAX_MS).optional().meta({ description: "default and limit: configuration" }),
+    holder: text(128).optional().meta({ description: "what the caller calls itself; for the record" }),
+  })
+  .meta({ id: "LeaseRequest" });
+
+export const renewRequest = z
+  .strictObject({
+    durationMs: z.int().min(1000).max(AGE_MAX_MS).optional(),
+    maxAgeMs: ageMs.optional().meta({ description: "also verify; absent: the state of shard and worker decides" }),
+  })
+  .meta({ id: "RenewRequest" });
+
+export const resumeRequest = z
+  .strictObject({ reason: text(LIMITS.nameBytes), device: device.optional() })
+  .meta({ id: "ResumeRequest" });
+
+const digits = (max: number, what: string) =>
+  z
+    .string()
+    .regex(/^(?:0|[1-9][0-9]{0,15})$/)
+    .transform(Number)
+    .refine((value) => value <= max, what);
+
+export const evictQuery = z.strictObject({ revoke: z.enum(["true", "false"]).optional() });
+export const feedQuery = z.strictObject({
+  correlationId: text(LIMITS.correlationIdLength).optional(),
+  /** Names of entry types, separated by commas. */
+  types: text(1024).optional(),
+});
+export const entriesQuery = z.strictObject({ last: digits(1000, "at most 1000").optional() });
+
+export type PlanRequest = z.infer<typeof planRequest>;
+export type SealRequestBody = z.infer<typeof sealRequest>;
+export type VerifyRequestBody = z.infer<typeof verifyRequest>;
+export type LeaseRequest = z.infer<typeof leaseRequest>;
+export type RenewRequest = z.infer<typeof renewRequest>;
+export type ResumeRequest = z.infer<typeof resumeRequest>;

@@ -1,0 +1,143 @@
+/** Services as tests have them: the real composition, with devices whose processes run in this one. */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { afterEach } from "vitest";
+import { mergeSettings } from "../../src/config/config.ts";
+import type { Place } from "../../src/config/places.ts";
+import type { Entry } from "../../src/journal/entry.ts";
+import type { OpenedDevice } from "../../src/process/open-device.ts";
+import { openProcessDevice } from "../../src/process/open-device.ts";
+import type { StartProcess } from "../../src/process/start-process.ts";
+import { type OpenService, openService, type ServiceOptions } from "../../src/service/open-service.ts";
+import type { Caller, Service } from "../../src/service/service.ts";
+import { type InProcess, inProcess, SIZES } from "./remote.ts";
+import { temporaryFolder } from "./vram.ts";
+
+/** Who asks on the socket. */
+export const CALLER: Caller = { transport: "socket", scope: "operate", name: "uid 1000" };
+export const NEVER = new AbortController().signal;
+
+/** A folder with what a service has on a machine. */
+export interface Home {
+  readonly folder: string;
+  readonly stateDir: string;
+  readonly place: Place;
+}
+
+export async function makeHome(): Promise<Home> {
+  const folder = await temporaryFolder();
+  const runtime = join(folder, "run");
+  await mkdir(runtime, { mode: 0o700 });
+  const place: Place = {
+    env: { XDG_RUNTIME_DIR: runtime },
+    cwd: folder,
+    uid: process.getuid?.() ?? 0,
+    exists: () => false,
+    realpath: (path) => path,
+  };
+  return { folder, stateDir: join(folder, "state"), place };
+}
+
+/** A device of a service under test. */
+export interface TestDevice {
+  readonly uuid: string;
+  readonly process: InProcess;
+  readonly opened: OpenedDevice;
+  /** Of the allocation that was made as number `index`, from 0. */
+  flipBit(index: number, offset: number, bit: number): Promise<void>;
+}
+
+export interface TestService extends OpenService {
+  readonly service: Service;
+  readonly entries: readonly Entry[];
+  /** Every device that was opened, in order; one that was opened again is there twice. */
+  readonly devices: readonly TestDevice[];
+  /** Ends the process of a device that runs. */
+  kill(uuid?: string): void;
+  /** Entries of a type. */
+  of<T extends Entry["type"]>(type: T): Extract<Entry, { type: T }>[];
+  /** Closes, unless it was closed or abandoned. */
+  end(): Promise<void>;
+}
+
+const open = new Set<TestService>();
+
+afterEach(async () => {
+  for (const one of [...open]) await one.end();
+});
+
+/** Opens a service on one emulated device of 128 MiB, unless `settings` say otherwise; restores what is wanted. */
+export async function openTestService(
+  home: Home,
+  settings: Readonly<Record<string, unknown>> = {},
+  more: Pick<ServiceOptions, "clock"> = {},
+): Promise<TestService> {
+  const all = {
+    stateDir: home.stateDir,
+    backend: "emulated",
+    "emulated.bytes": "128 MiB",
+    hashThreads: 0,
+    ...settings,
+  };
+  const given = Object.entries(all).map(([key, value]) => ({
+    key,
+    value,
+    origin: { layer: "flags", flag: key } as const,
+  }));
+  const config = { ...mergeSettings(given, home.place), files: [] };
+  const entries: Entry[] = [];
+  const devices: TestDevice[] = [];
+  const start: StartProcess = (request, env) => {
+    const process: InProcess = inProcess(async (asked, report) => {
+      const opened = await openProcessDevice(asked, report, { sizes: SIZES });
+      const allocations: number[] = [];
+      const { allocate } = opened.device;
+      opened.device.allocate = async (byteLength) => {
+        const id = await allocate.call(opened.device, byteLength);
+        allocations.push(id);
+        return id;
+      };
+      const flipBit = (index: number, offset: number, bit: number): Promise<void> =>
+        opened.device.flipBit(allocations[index] ?? 0, offset, bit);
+      devices.push({ uuid: asked.uuid, process, opened, flipBit });
+      return opened;
+    });
+    return process.start(request, env);
+  };
+  const readers = [{ required: false, accept: (entry: Entry) => void entries.push(entry) }];
+  const opened = await openService({ config, place: home.place, readers, start, ...more });
+  opened.restore();
+  await opened.settled();
+  let ended = false;
+  const once = async (task: () => Promise<void>): Promise<void> => {
+    if (ended) return;
+    ended = true;
+    open.delete(test);
+    await task();
+  };
+  const test: TestService = {
+    ...opened,
+    close: () => once(() => opened.close()),
+    abandon: () =>
+      once(async () => {
+        await opened.abandon();
+        // What the end of the process would do.
+        for (const { process, opened: device } of devices) {
+          process.exit({ exitCode: null, signal: "SIGKILL" });
+          await device.close();
+        }
+      }),
+    entries,
+    devices,
+    kill: (uuid) => {
+      const device = devices.findLast((one) => uuid === undefined || one.uuid === uuid);
+      device?.process.exit({ exitCode: null, signal: "SIGKILL" });
+      // The kernel would take its lock and its memory.
+      void device?.opened.close();
+    },
+    of: (type) => entries.filter((entry) => entry.type === type) as never,
+    end: () => test.close(),
+  };
+  open.add(test);
+  return test;
+}
