@@ -55,23 +55,20 @@ function openEmulated(machine: EmulatedMachine, pool: HashPool, undo: UndoStack)
   return { driver, monitor: emulatedMonitor(devices), kernelImage: EMULATED_MODULE_IMAGE, uuids };
 }
 
-async function openNative(library: string, nvml: NvmlSource | undefined, undo: UndoStack): Promise<OpenBackend> {
+/** Opens the driver in `library` and reads which devices it shows, one at least. Throws `DEVICE_UNUSABLE`. */
+export async function openNativeDevices(
+  library: string,
+  undo: UndoStack,
+): Promise<Pick<OpenBackend, "driver" | "uuids">> {
   if (!isMainThread) {
     // The environment of a worker thread does not reach C: the driver would keep its cache of compiled kernels.
     throw new VramError("DEVICE_UNUSABLE", "a GPU is opened on the main thread only", {
       fix: "call openVram on the main thread, or in a process of its own",
     });
   }
-  const [{ openNativeDriver }, { readKernelImage }, { openNvmlMonitor }] = await Promise.all([
-    import("./cuda/native/driver.ts"),
-    import("./cuda/native/kernel-image.ts"),
-    import("./cuda/nvml-monitor.ts"),
-  ]);
+  const { openNativeDriver } = await import("./cuda/native/driver.ts");
   const driver = openNativeDriver(library);
   undo.defer("driver", () => driver.close());
-  const env = nvml?.libraryPath === undefined ? {} : { LD_LIBRARY_PATH: nvml.libraryPath };
-  const monitor = nvml === undefined ? NO_MONITOR : openNvmlMonitor({ library: nvml.nvmlLibrary ?? NVML_LIBRARY, env });
-  undo.defer("monitor", () => monitor.close());
   const uuids = Array.from({ length: driver.device.count() }, (_, ordinal) =>
     driver.device.uuid(driver.device.get(ordinal)),
   );
@@ -80,6 +77,18 @@ async function openNative(library: string, nvml: NvmlSource | undefined, undo: U
       fix: "check CUDA_VISIBLE_DEVICES, and in a container that GPUs are passed in (`--gpus all`)",
     });
   }
+  return { driver, uuids };
+}
+
+async function openNative(library: string, nvml: NvmlSource | undefined, undo: UndoStack): Promise<OpenBackend> {
+  const { driver, uuids } = await openNativeDevices(library, undo);
+  const [{ readKernelImage }, { openNvmlMonitor }] = await Promise.all([
+    import("./cuda/native/kernel-image.ts"),
+    import("./cuda/nvml-monitor.ts"),
+  ]);
+  const env = nvml?.libraryPath === undefined ? {} : { LD_LIBRARY_PATH: nvml.libraryPath };
+  const monitor = nvml === undefined ? NO_MONITOR : openNvmlMonitor({ library: nvml.nvmlLibrary ?? NVML_LIBRARY, env });
+  undo.defer("monitor", () => monitor.close());
   return { driver, monitor, kernelImage: readKernelImage(), uuids };
 }
 

@@ -156,6 +156,53 @@ export function setCloseOnExec(fd: number): void {
   if (libc.fcntl(fd, F_SETFD, "int", FD_CLOEXEC) !== 0) throw new VramError("INTERNAL", "fcntl refused FD_CLOEXEC");
 }
 
+/** Levels, names and values of `getsockopt` (asm-generic/socket.h, linux/socket.h). */
+const SOL_SOCKET = 1;
+const SO_PEERCRED = 17;
+const SO_DOMAIN = 39;
+const AF_UNIX = 1;
+/** What the kernel says of a user whom it does not know, or who has no number here. */
+const NO_ID = 0xffff_ffff;
+
+/** Who is at the other end of a socket. `pid` is 0 for a process that has no number in this container. */
+export interface PeerCredentials {
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** Bound once: a service asks for each connection. */
+let socketCalls: Bound<{ readonly getsockopt: string }> | undefined;
+
+/** An option of a socket in 32-bit numbers. Throws `INVALID_ARGUMENT` for what is no socket. */
+function socketOption(fd: number, name: number, count: number): Uint32Array {
+  requireInteger(fd, "descriptor", 0, 2 ** 31 - 1);
+  socketCalls ??= openLibrary("libc.so.6").bind({
+    getsockopt: "int getsockopt(int fd, int level, int name, void *value, void *length)",
+  });
+  const value = new Uint32Array(count);
+  const length = Uint32Array.of(value.byteLength);
+  const bytes = (words: Uint32Array): Uint8Array => new Uint8Array(words.buffer);
+  const status = socketCalls.getsockopt(fd, SOL_SOCKET, name, bytes(value), bytes(length));
+  if (status !== 0 || length[0] !== value.byteLength) {
+    throw new VramError("INVALID_ARGUMENT", `descriptor ${fd} is no socket that can be asked for its peer`);
+  }
+  return value;
+}
+
+/**
+ * `getsockopt(fd, SOL_SOCKET, SO_PEERCRED)`: who connected a Unix socket, or made the pair, as the kernel saw it then.
+ * Throws `INVALID_ARGUMENT` for any other socket: the kernel answers there, too, and says nothing (unix(7)).
+ */
+export function peerCredentials(fd: number): PeerCredentials {
+  const [domain] = socketOption(fd, SO_DOMAIN, 1);
+  const [pid = 0, uid = NO_ID, gid = NO_ID] = socketOption(fd, SO_PEERCRED, 3);
+  if (domain !== AF_UNIX || uid === NO_ID || gid === NO_ID) {
+    throw new VramError("INVALID_ARGUMENT", `descriptor ${fd} is no Unix socket with a peer`);
+  }
+  return { pid, uid, gid };
+}
+
 /** `PR_SET_PDEATHSIG`, `PR_SET_DUMPABLE` (linux/prctl.h), `SIGKILL` (signal.h), `RLIMIT_CORE` (asm-generic/resource.h). */
 const PR_SET_PDEATHSIG = 1;
 const PR_SET_DUMPABLE = 4;

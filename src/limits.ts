@@ -166,8 +166,6 @@ export const LIMITS = {
   metricsShards: 65_536,
   /** Leases followed on each: 65,536 ids of 32 letters, about 8 MB; a service has 4096 unless configured. */
   metricsLeases: 65_536,
-  /** Grants whose operation has not ended: as many as requests can be at work. */
-  metricsGrants: 4096,
   /** A configuration file, and tables within each other in it: the longest example has 6 KiB and 2. */
   configBytes: 256 * KIB,
   configDepth: 8,

@@ -1,7 +1,8 @@
 /**
- * From an entry of the journal to `data` of a line (design §5): at most 64 ranges and 64 tensors, then a total, and all
- * of it below 32 KiB. A damaged shard of 100 GB has 200,000 ranges, and the log must hold that it was damaged, not fail
- * to. What is left out is counted: `rangesTotal`, `tensorsTotal`. A text that is too long ends in `…`.
+ * From an entry of the journal to `data` of a line (design §5): at most 64 items of a list, then a total, and all of it
+ * below 32 KiB, for which `limits.ts` has the arithmetic. A damaged shard of 100 GB has 200,000 ranges, and the log must
+ * hold that it was damaged, not fail to. What is left out is counted: `rangesTotal`, `tensorsTotal`, `lostTotal`. A text
+ * that is too long ends in `…`: a name, a reason, what a holder calls itself.
  */
 import type { Entry } from "../journal/entry.ts";
 import { LIMITS } from "../limits.ts";
@@ -43,7 +44,7 @@ function boundedValue(value: unknown): unknown {
   if (Array.isArray(value)) {
     return boundedList(
       value.map((item) => boundedValue(item)),
-      LIMITS.auditTensorBytes,
+      LIMITS.auditListBytes,
     );
   }
   if (typeof value !== "object" || value === null) return value;

@@ -1,13 +1,20 @@
 /**
- * Refused requests must not fill the log (VR-AUD-03): whoever may ask can be refused as often as he likes. Of each kind
- * some are written in a minute; the others are counted, and one entry tells how many there were: the last one of them,
- * with `repeated` and `sinceMs`. After a crash the count of that minute is lost.
+ * Refused requests must not fill the log (VR-AUD-03): whoever may ask can be refused as often as he likes, and whoever
+ * only reaches the service need not even be let in. Of each kind some are written in a minute; the others are counted,
+ * and one entry tells how many there were: the last one of them, with `repeated` and `sinceMs`. After a crash the count
+ * of that minute is lost.
  */
 import { LIMITS } from "../limits.ts";
 import type { Draft } from "./log-writer.ts";
 
-/** Entry types that a caller causes by asking for what is refused. */
-const REFUSALS: ReadonlySet<string> = new Set(["seal_refused", "vram_allocation_failed"]);
+/** Entry types that a caller causes by asking for what is refused, and what tells their kinds apart. */
+const REFUSALS: ReadonlyMap<string, readonly string[]> = new Map([
+  ["seal_refused", ["device"]],
+  ["vram_allocation_failed", ["device"]],
+  // Not by caller: whoever is not let in may call himself anything.
+  ["auth_failed", ["failure", "transport"]],
+  ["request_refused", ["code", "transport"]],
+]);
 
 interface Kind {
   readonly beganMs: number;
@@ -23,11 +30,18 @@ export interface Refusals {
   settle(all: boolean): Draft[];
 }
 
-/** Refusals of one device are of one kind; beyond so many kinds, those of one type are. */
+/** A device is told by its UUID. */
+function wordOf(value: unknown): string {
+  if (typeof value === "string") return value;
+  return typeof value === "object" && value !== null && "uuid" in value ? String(value.uuid) : "";
+}
+
+/**
+ * Refusals of one type and device, failure or code, and way in are of one kind; beyond so many kinds, those of one type
+ * are.
+ */
 function kindOf({ type, data }: Draft, kinds: ReadonlyMap<string, Kind>): string {
-  const device = data["device"];
-  const uuid = typeof device === "object" && device !== null && "uuid" in device ? String(device.uuid) : "";
-  const kind = `${type} ${uuid}`;
+  const kind = [type, ...(REFUSALS.get(type) ?? []).map((field) => wordOf(data[field]))].join(" ");
   return kinds.has(kind) || kinds.size < LIMITS.auditRefusalKinds ? kind : type;
 }
 

@@ -5,6 +5,7 @@ import pc from "picocolors";
 import { printable } from "../bytes.ts";
 import { prepareForCuda } from "../environment.ts";
 import { systemFix, systemReason, toVramError } from "../errors.ts";
+import type { OpenService, ServiceOptions } from "../service/open-service.ts";
 import { EXIT } from "./exit.ts";
 
 export interface Host {
@@ -32,6 +33,13 @@ export interface Host {
   outFailure?(): unknown;
   /** Another file than `/etc/vram-residency/config.toml`. Tests supply it; nothing a user can set does. */
   readonly systemConfig?: string;
+  /** Other devices of a service. Tests supply them; nothing a user can set does. */
+  readonly service?: ServiceHooks;
+}
+
+export interface ServiceHooks extends Pick<ServiceOptions, "openDevice"> {
+  /** Told of the service when it is open. */
+  readonly onOpen?: (opened: OpenService) => void;
 }
 
 export type Colors = ReturnType<typeof pc.createColors>;

@@ -4,12 +4,13 @@ import { toVramError, VramError } from "../errors.ts";
 import { inOperation } from "../journal/scope.ts";
 import { VERSION } from "../version.ts";
 import { addAuditCommands } from "./audit-commands.ts";
+import { addClientCommands } from "./client-commands.ts";
 import type { Add, CommonOptions, Run } from "./command.ts";
 import { EXIT, exitCodeFor } from "./exit.ts";
 import { type Host, printError } from "./host.ts";
 import { printJson } from "./json.ts";
 import { addNarrationOptions } from "./narration.ts";
-import { addConfigCommands, addTokenCommands } from "./service-commands.ts";
+import { addConfigCommands, addServeCommand, addTokenCommands } from "./service-commands.ts";
 
 const backendOption = (): Option =>
   new Option("--backend <backend>", "which device answers").choices(["auto", "cuda", "emulated"]);
@@ -24,8 +25,8 @@ function createAdd(program: Command, host: Host, done: (code: number) => void): 
       .option("--json", jsonLines ?? "print one JSON document")
       .addHelpText("before", `Examples:\n${examples.map((example) => `  $ ${example}\n`).join("")}`)
       .action(async (...args: unknown[]) => {
-        // commander passes the declared argument, if there is one, then the options, then the command.
-        const words = args.length === 3 ? [args[0] ?? []].flat() : [];
+        // commander passes the declared arguments, then the options, then the command.
+        const words = args.slice(0, -2).flatMap((word) => word ?? []);
         const options = args.at(-2) as CommonOptions;
         try {
           done(await inOperation(() => run(host, words as string[], options as never)));
@@ -93,6 +94,8 @@ function commands(host: Host, done: (code: number) => void): Command {
     .addOption(stateOption())
     .addOption(backendOption());
 
+  addServeCommand(add);
+  addClientCommands(add);
   addAuditCommands(program, add);
   addConfigCommands(program, add);
   addTokenCommands(program, add);

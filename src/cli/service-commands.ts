@@ -1,9 +1,24 @@
-/** The commands around a service that need none: its configuration and its tokens. */
+/** The service itself, and the commands around it that need none: its configuration and its tokens. */
 import { type Command, Option } from "commander";
 import type { Add } from "./command.ts";
 import type { ConfigShowOptions } from "./commands/config-show.ts";
+import type { ServeOptions } from "./commands/serve.ts";
 import type { TokenAddOptions } from "./commands/token.ts";
 import { addConfigOptions, configFileOption } from "./config-options.ts";
+import { addNarrationOptions } from "./narration.ts";
+
+/** Declares `vram serve`. */
+export function addServeCommand(add: Add): void {
+  const serve = add<ServeOptions>(
+    "serve",
+    "Keep models sealed in VRAM, and answer for them: the service that the other commands talk to.",
+    ["vram serve", "vram serve --set lease.maxMs=10m --state-dir ./state", "vram serve --listen 127.0.0.1:7790"],
+    async (...args) => (await import("./commands/serve.ts")).runServe(...args),
+    { jsonLines: "print one line of JSON when it can be reached" },
+  );
+  addConfigOptions(serve);
+  addNarrationOptions(serve);
+}
 
 /** Declares `vram config` and its command. */
 export function addConfigCommands(program: Command, add: Add): void {

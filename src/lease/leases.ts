@@ -9,8 +9,9 @@
 import type { Backend } from "../cuda/driver.ts";
 import { closedError } from "../dispose.ts";
 import { VramError } from "../errors.ts";
-import type { DeviceRef, LeaseRevocation } from "../journal/entry.ts";
+import type { DeviceRef } from "../journal/entry.ts";
 import { onNobodysBehalf } from "../journal/scope.ts";
+import type { LeaseRevocation } from "../journal/service-body.ts";
 import { LIMITS } from "../limits.ts";
 import type { Shard } from "../residency/shard.ts";
 import { requireRunning, type System } from "../residency/worker.ts";
@@ -124,7 +125,7 @@ class OpenLeases implements Leases {
   }
 
   async grant(shard: Shard, terms: LeaseTerms): Promise<Lease> {
-    const { journal, clock } = this.#system;
+    const { clock } = this.#system;
     if (this.#closed) throw closedError("the book of leases");
     requireReliable(shard);
     if (this.#held.size + this.#granting >= LIMITS.serviceLeases) {
@@ -137,7 +138,7 @@ class OpenLeases implements Leases {
     shard.leases += 1;
     this.#granting += 1;
     try {
-      await journal.append({ type: "lease_granted", ...refOf(held), digest: shard.seal.digest, ...terms });
+      await this.#record(held);
       this.#requireStill(held);
     } catch (error) {
       shard.leases -= 1;
@@ -150,6 +151,17 @@ class OpenLeases implements Leases {
     this.#held.set(held.leaseId, held);
     this.#schedule();
     return this.#show(held);
+  }
+
+  /** Puts it on record. What could not be may have been written all the same, and is then revoked there. */
+  async #record(held: Held): Promise<void> {
+    const { digest } = held.shard.seal;
+    try {
+      await this.#system.journal.append({ type: "lease_granted", ...refOf(held), digest, ...held.terms });
+    } catch (error) {
+      void this.#tell({ type: "lease_revoked", ...refOf(held), because: "unrecorded" });
+      throw error;
+    }
   }
 
   /** What is on record as granted, and cannot be, is on record as revoked. */

@@ -20,13 +20,19 @@ export interface Metrics {
 }
 
 /** A shard in VRAM: when the last good measurement of it began, and whether it was sealed since. */
-interface Followed {
+interface FollowedShard {
   begunMs: number;
   sealed: boolean;
 }
 
-/** The opened devices that have a label, each with its shards by name, which is unique on a device. */
-type Devices = Map<string, Map<string, Followed>>;
+/** What is followed of a device: its shards by name, which is unique on it, and the ids of its leases. */
+interface Followed {
+  readonly shards: Map<string, FollowedShard>;
+  readonly leases: Set<string>;
+}
+
+/** The opened devices that have a label. */
+type Devices = Map<string, Followed>;
 
 interface Instrument {
   record(labels: Record<string, string>, value: number): void;
@@ -108,7 +114,7 @@ function createFigures(prom: typeof Prom, registry: Prom.Registry, devices: Devi
 /** Follows the shards of devices with a label, at most `metricsShards` of each. */
 function followShard(devices: Devices, entry: Entry): void {
   if (!("device" in entry && "name" in entry)) return;
-  const shards = devices.get(entry.device.uuid);
+  const shards = devices.get(entry.device.uuid)?.shards;
   const shard = shards?.get(entry.name);
   if (entry.type === "measured" && shards !== undefined) {
     // Freshness counts from the beginning of a measurement.
@@ -120,13 +126,24 @@ function followShard(devices: Devices, entry: Entry): void {
   if (entry.type === "vram_deallocated") shards?.delete(entry.name);
 }
 
-/** What is known of the resident shards of each device. */
-function shardUpdates(devices: Devices): readonly Update[] {
-  return [...devices].flatMap(([device, shards]) => {
+/** Follows the leases of devices with a label, at most `metricsLeases` of each. */
+function followLease(devices: Devices, entry: Entry): void {
+  if (entry.type === "lease_granted") {
+    const leases = devices.get(entry.device.uuid)?.leases;
+    if (leases !== undefined && leases.size < LIMITS.metricsLeases) leases.add(entry.leaseId);
+  } else if (entry.type === "lease_released" || entry.type === "lease_expired" || entry.type === "lease_revoked") {
+    devices.get(entry.device.uuid)?.leases.delete(entry.leaseId);
+  }
+}
+
+/** What is known of the resident shards of each device, and of its leases. */
+function followedUpdates(devices: Devices): readonly Update[] {
+  return [...devices].flatMap(([device, { shards, leases }]) => {
     const begun = [...shards.values()].filter(({ sealed }) => sealed).map(({ begunMs }) => begunMs);
     const oldestMs = begun.reduce((oldest, ms) => Math.min(oldest, ms), Number.POSITIVE_INFINITY);
     return [
       put("shards_resident", { device }, begun.length),
+      put("leases_active", { device }, leases.size),
       put("oldest_measurement_timestamp_seconds", { device }, oldestMs / 1000),
     ];
   });
@@ -166,11 +183,12 @@ export async function createMetrics(): Promise<Metrics> {
       const { uuid } = entry.device;
       const hasRoom = devices.size < LIMITS.metricsDevices && UUID.test(uuid);
       if (!devices.has(uuid) && hasRoom) {
-        devices.set(uuid, new Map());
+        devices.set(uuid, { shards: new Map(), leases: new Set() });
         figures.begin(uuid);
       }
     }
     followShard(devices, entry);
+    followLease(devices, entry);
     for (const update of updates) figures.apply(update);
   };
 
@@ -188,7 +206,7 @@ export async function createMetrics(): Promise<Metrics> {
     contentType: registry.contentType,
     text: () => {
       figures.clear("oldest_measurement_timestamp_seconds");
-      for (const update of shardUpdates(devices)) figures.apply(update);
+      for (const update of followedUpdates(devices)) figures.apply(update);
       return registry.metrics();
     },
   };

@@ -5,6 +5,7 @@
  */
 import { ERROR_TABLE, type ErrorCode } from "../errors.ts";
 import type { Entry, Operation, VerificationFailure } from "../journal/entry.ts";
+import type { AuthFailure, LeaseRevocation, Transport } from "../journal/service-body.ts";
 
 /** Stands before every name. */
 export const PREFIX = "vram_residency_";
@@ -29,6 +30,9 @@ const OPERATIONS = every<Operation>({
   evict: true,
   resume: true,
   capacity: true,
+  plan: true,
+  lease: true,
+  renew: true,
 });
 
 const FAILURES = every<VerificationFailure>({
@@ -44,6 +48,38 @@ const BECAUSE = every<Extract<Entry, { type: "vram_deallocated" }>["because"]>({
   evicted: true,
   undone: true,
   closed: true,
+  lost: true,
+});
+
+/** How leases end: by the holder, by time, or for what they were revoked. */
+const LEASE_ENDS = every<"released" | "expired" | LeaseRevocation>({
+  released: true,
+  unrecorded: true,
+  expired: true,
+  unreliable: true,
+  stopped: true,
+  lost: true,
+  evicted: true,
+  closed: true,
+});
+
+const AUTH_FAILURES = every<AuthFailure>({
+  "no-token": true,
+  "bad-token": true,
+  "wrong-scope": true,
+  "wrong-peer": true,
+  "wrong-host": true,
+  "cross-site": true,
+});
+
+const TRANSPORTS = every<Transport>({ socket: true, tcp: true });
+
+export const PROCESS_STATES = every<Extract<Entry, { type: "device_process_changed" }>["state"]>({
+  starting: true,
+  running: true,
+  lost: true,
+  stopped: true,
+  wedged: true,
 });
 
 const DURABILITIES = every<Entry["durability"]>({ durable: true, transient: true });
@@ -57,6 +93,24 @@ export const RULES = [
   ...["integrated-gpu", "wddm", "mps", "no-virtual-memory-management", "allocation-not-pinned"],
   ...["location-not-device", "host-resident-memory", "unknown-memory-type", "managed-memory", "wrong-ordinal"],
   ...["writable-mapping", "wrong-mapping-access", "wrong-size"],
+] as const;
+
+/** The routes of the service, which this folder may not import. */
+export const ROUTES = [
+  ...["POST /v1/plan", "POST /v1/shards", "GET /v1/shards", "GET /v1/shards/{shard}", "DELETE /v1/shards/{shard}"],
+  ...["POST /v1/shards/{shard}/verifications", "GET /v1/operations/{operation}", "DELETE /v1/operations/{operation}"],
+  ...["POST /v1/leases", "GET /v1/leases", "GET /v1/leases/{lease}", "POST /v1/leases/{lease}/renewals"],
+  ...["DELETE /v1/leases/{lease}", "POST /v1/resume", "GET /v1/ready", "GET /v1/devices", "GET /v1/feed"],
+  ...["GET /v1/audit/checkpoint", "GET /v1/audit/entries", "GET /v1/audit/proofs/{seq}"],
+  ...["GET /metrics", "GET /healthz", "GET /readyz", "GET /v1/openapi.json"],
+] as const;
+
+/** HTTP statuses that a service of this kind answers with: those of RFC 9110 and RFC 6585 that can come up. */
+export const STATUSES = [
+  ...["200", "201", "202", "204", "304"],
+  ...["400", "401", "403", "404", "405", "406", "408", "409", "410", "411", "412", "413", "414", "415", "417", "421"],
+  ...["422", "423", "426", "428", "429", "431"],
+  ...["500", "501", "502", "503", "504", "507"],
 ] as const;
 
 /**
@@ -96,13 +150,19 @@ const histogram = <const L extends Labels>(help: string, labels: L, buckets: rea
 export const METRICS = {
   service_info: gauge("always 1; what runs", { backend: BACKENDS, version: "version" }),
   device_info: gauge("always 1; the devices that were opened", { device: "device", backend: BACKENDS }),
-  device_lost: gauge("1 after a fatal error of the device, until the process is restarted; else 0", device),
+  device_lost: gauge("1 after a fatal error of the device, until it is opened again; else 0", device),
   device_losses_total: counter(
     "fatal errors of devices",
     { device: "device", reason: CODES },
     CODES.filter((code) => ERROR_TABLE[code].fatal).map((reason) => ({ reason })),
   ),
   worker_stopped: gauge("1 while the worker of the device seals nothing until `resume`, 0 after that", device),
+
+  device_process_state: gauge("1 for the state of the process that keeps the device, 0 for the others; of a service", {
+    device: "device",
+    state: PROCESS_STATES,
+  }),
+  device_process_restarts: gauge("restarts of that process in the last 5 minutes, as of its last change", device),
 
   capacity_total_bytes: gauge("memory of the device", device),
   capacity_used_bytes: gauge("allocated for shards", device),
@@ -149,6 +209,18 @@ export const METRICS = {
     device,
   ),
 
+  leases_active: gauge("leases that were granted and have not ended", device),
+  leases_granted_total: counter("leases granted; one that could not be put on record then failed", device, [{}]),
+  leases_renewed_total: counter("leases renewed; one that could not be put on record then failed", none),
+  leases_ended_total: counter(
+    "leases that ended, and why",
+    { device: "device", because: LEASE_ENDS },
+    LEASE_ENDS.map((because) => ({ because })),
+  ),
+  wanted_refusals_total: counter("tries to seal again what was wanted that failed, by error code", { reason: CODES }, [
+    { reason: "DIGEST_MISMATCH" },
+  ]),
+
   allocations_total: counter(
     "allocations of memory for shards, by error code",
     { device: "device", result: RESULTS, reason: ["none", ...CODES] },
@@ -161,6 +233,17 @@ export const METRICS = {
     RULES.map((rule) => ({ rule })),
   ),
   release_failures_total: counter("resources that could not be released", none),
+
+  http_requests_total: counter("requests that the service answered", { route: ROUTES, status: STATUSES }),
+  http_request_duration_seconds: histogram("how long answers took, to their end", { route: ROUTES }, WORK_SECONDS),
+  auth_failures_total: counter(
+    "callers who were not let in, or not that far",
+    { failure: AUTH_FAILURES, transport: TRANSPORTS },
+    AUTH_FAILURES.flatMap((failure) => TRANSPORTS.map((transport) => ({ failure, transport }))),
+  ),
+  requests_refused_total: counter("requests that were refused, by error code", { reason: CODES }, [
+    { reason: "REQUEST_REFUSED" },
+  ]),
 
   audit_up: gauge("1 after a write of the audit log, 0 after one that failed; absent without an audit log", none),
   audit_entries_total: counter("entries of the audit log that are on disk", none),

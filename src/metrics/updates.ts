@@ -1,10 +1,10 @@
 /**
  * What each entry of the journal does to the figures: one row for each type, also for those that do nothing, so that a
  * new type does not compile before somebody has decided. Rows are pure; what needs memory of earlier entries (age of
- * measurements, a resume that worked) is in `metrics.ts`.
+ * measurements, leases that stand, a resume that worked) is in `metrics.ts`.
  */
 import type { CapacityFigures, DeviceRef, Entry } from "../journal/entry.ts";
-import type { LabelsOf, MetricName, NamesOf } from "./table.ts";
+import { type LabelsOf, type MetricName, type NamesOf, PROCESS_STATES } from "./table.ts";
 
 /** Adds to a counter, sets a gauge, or is observed by a histogram; in base units. */
 export interface Update {
@@ -54,8 +54,11 @@ const measured = (during: "seal" | "verify", bytesCovered: number, durationMs: n
   observe("measure_duration_seconds", { during }, durationMs),
 ];
 
-type EntryOf<T extends Entry["type"]> = Extract<Entry, { readonly type: T }>;
-type Rows = { readonly [T in Entry["type"]]: (entry: EntryOf<T>) => readonly Update[] };
+const leaseEnded = (device: DeviceRef, because: string): readonly Update[] => [
+  add("leases_ended_total", { ...on(device), because }),
+];
+
+type Rows = { readonly [E in Entry as E["type"]]: (entry: E) => readonly Update[] };
 
 const ROWS: Rows = {
   service_started: ({ backend, version, devices }) => [
@@ -72,6 +75,12 @@ const ROWS: Rows = {
   device_lost: ({ device, code }) => [
     put("device_lost", on(device), 1),
     add("device_losses_total", { ...on(device), reason: code }),
+  ],
+  // A process that runs again has a new device, whatever became of the one before.
+  device_process_changed: ({ device, state, restarts }) => [
+    ...PROCESS_STATES.map((one) => put("device_process_state", { ...on(device), state: one }, one === state ? 1 : 0)),
+    put("device_process_restarts", on(device), restarts),
+    ...(state === "running" ? [put("device_lost", on(device), 0)] : []),
   ],
   worker_stopped: ({ device }) => [put("worker_stopped", on(device), 1)],
   // It runs again once this is on record, which the end of the operation tells.
@@ -112,6 +121,21 @@ const ROWS: Rows = {
   seal_verification_failed: ({ device, failure }) => [
     add("verifications_total", { ...on(device), ...outcome(failure) }),
   ],
+
+  // How many there are, `metrics.ts` knows: some of these fail for want of a record.
+  lease_granted: ({ device }) => [add("leases_granted_total", on(device))],
+  lease_renewed: () => [add("leases_renewed_total", {})],
+  lease_released: ({ device }) => leaseEnded(device, "released"),
+  lease_expired: ({ device }) => leaseEnded(device, "expired"),
+  lease_revoked: ({ device, because }) => leaseEnded(device, because),
+  wanted_refused: ({ code }) => [add("wanted_refusals_total", { reason: code })],
+
+  request_served: ({ route, status, durationMs }) => [
+    add("http_requests_total", { route, status: String(status) }),
+    observe("http_request_duration_seconds", { route }, durationMs),
+  ],
+  auth_failed: ({ failure, transport }) => [add("auth_failures_total", { failure, transport })],
+  request_refused: ({ code }) => [add("requests_refused_total", { reason: code })],
 
   vram_allocated: ({ device }) => [add("allocations_total", { ...on(device), ...outcome(undefined) })],
   vram_allocation_failed: ({ device, code }) => [add("allocations_total", { ...on(device), ...outcome(code) })],

@@ -48,6 +48,9 @@ export const FAILURE: Extra = { level: "error", tone: "bad" };
 /** `12 ms`; below ten with a decimal. */
 export const inMs = (durationMs: number): string => `${durationMs.toFixed(durationMs < 10 ? 1 : 0)} ms`;
 
+/** `60 s`, `1.5 s`: what is agreed in seconds. */
+export const inSeconds = (durationMs: number): string => `${Number((durationMs / 1000).toFixed(1))} s`;
+
 /** ` (1.90 GB/s)`; empty when the time was too short to say. */
 export const rate = (byteLength: number, durationMs: number): string =>
   durationMs < 1 ? "" : ` (${(byteLength / durationMs / 1e6).toFixed(2)} GB/s)`;

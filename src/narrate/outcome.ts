@@ -21,15 +21,20 @@ const REFUSED_INPUT: readonly ErrorCode[] = [
   "MODEL_MALFORMED",
   "NAME_CONFLICT",
   "SHARD_NOT_FOUND",
+  "LEASE_NOT_FOUND",
+  "OPERATION_NOT_FOUND",
   "DEVICE_NOT_FOUND",
 ];
 
-/** Codes whose cause has an entry: `seal_refused`, `seal_verification_failed`, `policy_violation` and so on. */
+/** Codes whose cause has an entry: `seal_refused`, `seal_verification_failed`, `auth_failed` and so on. */
 const TOLD_BEFORE: readonly ErrorCode[] = [
   "DIGEST_MISMATCH",
   "MEASUREMENT_MISMATCH",
   "REGISTRY_CORRUPT",
   "SEAL_REFUSED",
+  "UNAUTHENTICATED",
+  "FORBIDDEN",
+  "REQUEST_REFUSED",
   "POLICY_VIOLATION",
   "OUT_OF_VRAM",
 ];

@@ -20,24 +20,15 @@ import {
   withoutPaths,
 } from "./line.ts";
 import { outcomeLine } from "./outcome.ts";
+import { CALLER_ROWS, SERVICE_ROWS } from "./service.ts";
 
-type Table = {
-  readonly [Type in Entry["type"]]: (entry: Extract<Entry, { readonly type: Type }>) => Line | undefined;
-};
+type Table = { readonly [E in Entry as E["type"]]: (entry: E) => Line | undefined };
 
 /** Figures only: progress, metrics and the live view read them, people do not. */
 const silent = (): undefined => undefined;
 
 const TABLE: Table = {
-  service_started: ({ version, backend, instanceId, devices }) => {
-    const human = `vram-residency ${version} runs on ${count(devices.length, "device")}, backend ${backend}`;
-    return line(["vram-residency", "init", "started"], instanceId, human);
-  },
-  service_stopped: ({ because, code }) => {
-    const human = because === "closed" ? "was closed in order" : `failed: ${ERROR_TABLE[code ?? "INTERNAL"].meaning}`;
-    const extra = because === "closed" ? {} : { ...FAILURE, errorKind: code ?? "INTERNAL" };
-    return line(["vram-residency", "shutdown", "ended"], "vram-residency", `vram-residency ${human}`, extra);
-  },
+  ...SERVICE_ROWS,
   device_opened: ({ device: { ordinal, uuid }, name, backend, bytesTotal }) => {
     const human = `${name} opened as device ${ordinal}: ${formatBytes(bytesTotal)}, ${uuid}, backend ${backend}`;
     return line(["worker", "cuda_init", "device"], uuid, human);
@@ -122,6 +113,8 @@ const TABLE: Table = {
     return line(["worker", "capacity_query", "capacity"], uuid, human, DEBUG);
   },
   capacity_changed: silent,
+  ...CALLER_ROWS,
+  request_served: silent,
   operation_ended: outcomeLine,
   epoch_started: ({ because }) =>
     line(["audit", "audit_epoch", "audit"], "audit log", `a new epoch has begun (${because})`, DEBUG),

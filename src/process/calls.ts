@@ -1,6 +1,7 @@
 /**
  * The calls to a device's process that are under way: each with its deadline, answered once. As long as there are any,
- * the process is asked for a sign of life each second; how long it may take for that depends on what keeps it busy.
+ * the process is asked for a sign of life each second, else each 10 seconds; how long it may take for that depends on
+ * what keeps it busy.
  */
 import { type Clock, systemClock } from "../clock.ts";
 import { VramError } from "../errors.ts";
@@ -33,6 +34,8 @@ export interface CallsOptions {
   readonly clock: Pick<Clock, "monotonicMs"> | undefined;
   /** What every call has beyond its estimate; in ms. */
   readonly floorMs: number;
+  /** An idle process is asked for a sign of life this often; in ms. */
+  readonly idlePingMs: number;
   readonly sendPing: (id: number) => void;
   /** A deadline has passed: that of the call named so, or of a sign of life. */
   readonly onStall: (what: string) => void;
@@ -43,7 +46,7 @@ export const OPENING = 0;
 
 export type Calls = ReturnType<typeof openCalls>;
 
-export function openCalls({ clock = systemClock, floorMs, sendPing, onStall }: CallsOptions) {
+export function openCalls({ clock = systemClock, floorMs, idlePingMs, sendPing, onStall }: CallsOptions) {
   const pending = new Map<number, Pending & { readonly blockingBytes: number }>();
   let lastId = OPENING;
   let ping: { readonly id: number; readonly callOff: () => void } | undefined;
@@ -52,10 +55,13 @@ export function openCalls({ clock = systemClock, floorMs, sendPing, onStall }: C
     if (ping !== undefined || pending.has(OPENING)) return;
     lastId += 1;
     const bytes = [...pending.values()].reduce((sum, { blockingBytes }) => sum + blockingBytes, 0);
-    ping = { id: lastId, callOff: deadlines.add(deadlineFor(bytes, floorMs), () => onStall("a sign of life")) };
+    const onLate = (): void => onStall("a sign of life");
+    // Of no account to whoever waits for nothing: what is under way has the event loop kept alive itself.
+    ping = { id: lastId, callOff: deadlines.add(deadlineFor(bytes, floorMs), onLate, { keepsAlive: false }) };
     sendPing(lastId);
   };
   const deadlines = openDeadlines(clock, Math.min(LIMITS.devicePollMs, Math.ceil(floorMs / 4)), look);
+  const idleTimer = setInterval(look, idlePingMs).unref();
   const dropPing = (): void => {
     ping?.callOff();
     ping = undefined;
@@ -99,6 +105,7 @@ export function openCalls({ clock = systemClock, floorMs, sendPing, onStall }: C
     },
     /** All of them end with this; nothing is asked any more. */
     settleAll: (error: VramError): void => {
+      clearInterval(idleTimer);
       dropPing();
       for (const one of [...pending.values()]) one.settle({ error });
     },

@@ -186,6 +186,12 @@ const openRequest: z.ZodType<OpenRequest> = z.strictObject({
 const request = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("open"), request: openRequest }),
   z.strictObject({
+    kind: z.literal("list"),
+    backend: z.enum(["cuda", "cuda-substituted"]),
+    library: text.exactOptional(),
+    libraryPath: text.exactOptional(),
+  }),
+  z.strictObject({
     kind: z.literal("call"),
     id,
     method: z.enum(Object.keys(ARGUMENTS) as [Method, ...Method[]]),
@@ -220,8 +226,16 @@ const deviceInfo: z.ZodType<Extract<Reply, { kind: "opened" }>["info"]> = z.stri
   }),
 });
 
+/** Two devices of one UUID would share a lock, a key and a state. */
+const uuids = z
+  .array(deviceUuid)
+  .min(1)
+  .max(LIMITS.devicesListed)
+  .refine((all) => new Set(all).size === all.length);
+
 const reply: z.ZodType<Reply> = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("opened"), info: deviceInfo }),
+  z.strictObject({ kind: z.literal("listed"), uuids }),
   z.strictObject({ kind: z.literal("refused"), error: wireError }),
   z.strictObject({ kind: z.literal("result"), id, value: z.unknown() }),
   z.strictObject({ kind: z.literal("failure"), id, error: wireError }),

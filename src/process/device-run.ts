@@ -1,6 +1,6 @@
 /**
  * The life of a device's process: it dies with its parent, keeps its memory to itself, opens one device, serves it, and
- * ends when the channel does. What a terminal or a service manager sends to all processes alike is the parent's to
+ * ends when the channel does; or it says which devices there are, and ends. What a terminal or a service manager sends to all processes alike is the parent's to
  * judge. The entry file is `device-process.ts`.
  */
 import { Socket } from "node:net";
@@ -11,13 +11,20 @@ import { dieWithParent, keepMemoryPrivate } from "../ffi.ts";
 import { openChannel } from "./channel.ts";
 import { checkRequest, toWire } from "./checks.ts";
 import { type ServedDevice, serveDevice } from "./device-server.ts";
-import type { OpenRequest, Reply, Request } from "./protocol.ts";
+import type { ListRequest, OpenRequest, Reply, Request } from "./protocol.ts";
 
 /** Where the process finds its end of the channel. */
 export const CHANNEL_FD = 3;
 
 /** Opens the device that is asked for. */
 export type OpenDevice = (request: OpenRequest, report: ReleaseFailureReporter) => Promise<ServedDevice>;
+
+/** What the first request may ask for. */
+export interface FirstTasks {
+  readonly open: OpenDevice;
+  /** UUIDs of the devices that a driver shows. */
+  readonly list: (request: ListRequest, report: ReleaseFailureReporter) => Promise<readonly string[]>;
+}
 
 /** How the process ends. Neither returns to what it was doing. */
 export interface Endings {
@@ -27,23 +34,30 @@ export interface Endings {
   readonly kill: () => void;
 }
 
-/** Serves the device that the other side asks for. The first request opens it. */
-export function serveSocket(socket: Duplex, open: OpenDevice, { exit, kill }: Endings): void {
+/** Serves the device that the other side asks for. The first request opens it, or lists those there are. */
+export function serveSocket(socket: Duplex, { open, list }: FirstTasks, { exit, kill }: Endings): void {
   let serve: ((request: Request) => void) | undefined;
-  let opening = false;
+  let begun = false;
   const send = (reply: Reply): void => channel.send(reply);
   const report: ReleaseFailureReporter = (what, thrown) =>
     send({ kind: "release_failed", what, error: toWire(toVramError(thrown)) });
 
   const start = async (request: OpenRequest): Promise<void> => {
+    const served = await open(request, report);
+    serve = serveDevice(served, channel, kill);
+    send({ kind: "opened", info: served.device.info });
+  };
+  const leave = async (reply: Reply): Promise<void> => {
+    send(reply);
+    await channel.flush();
+    exit();
+  };
+  const begin = async (request: Request): Promise<void> => {
     try {
-      const served = await open(request, report);
-      serve = serveDevice(served, channel, kill);
-      send({ kind: "opened", info: served.device.info });
+      if (request.kind === "open") await start(request.request);
+      else if (request.kind === "list") await leave({ kind: "listed", uuids: await list(request, report) });
     } catch (thrown) {
-      send({ kind: "refused", error: toWire(toVramError(thrown)) });
-      await channel.flush();
-      exit();
+      await leave({ kind: "refused", error: toWire(toVramError(thrown)) });
     }
   };
   const channel = openChannel(socket, {
@@ -53,20 +67,22 @@ export function serveSocket(socket: Duplex, open: OpenDevice, { exit, kill }: En
         serve(request);
         return;
       }
-      if (opening || request.kind !== "open") throw new VramError("INTERNAL", "the first request opens the device");
-      opening = true;
-      void start(request.request);
+      if (begun || (request.kind !== "open" && request.kind !== "list")) {
+        throw new VramError("INTERNAL", "the first request opens the device");
+      }
+      begun = true;
+      void begin(request);
     },
     onEnd: exit,
   });
 }
 
 /** Makes this process the one of a device. `parentPid`: of the process that started it. */
-export function runDeviceProcess(parentPid: number, open: OpenDevice): void {
+export function runDeviceProcess(parentPid: number, tasks: FirstTasks): void {
   dieWithParent(parentPid);
   keepMemoryPrivate();
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => undefined);
-  serveSocket(new Socket({ fd: CHANNEL_FD }), open, {
+  serveSocket(new Socket({ fd: CHANNEL_FD }), tasks, {
     exit: () => process.exit(),
     kill: () => process.kill(process.pid, "SIGKILL"),
   });

@@ -141,6 +141,7 @@ export function serveDevice(
   return (request) => {
     switch (request.kind) {
       case "open":
+      case "list":
         throw new VramError("INTERNAL", "a device's process opens one device");
       case "call":
         start(request);

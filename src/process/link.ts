@@ -14,7 +14,7 @@ import { type CallOptions, type Calls, OPENING, openCalls } from "./calls.ts";
 import { type Channel, openChannel } from "./channel.ts";
 import { checkCall, checkReply, checkResult, fromWire } from "./checks.ts";
 import { deadlineFor } from "./deadlines.ts";
-import type { CallArguments, CallResult, Method, OpenRequest, Reply, Request } from "./protocol.ts";
+import type { CallArguments, CallResult, ListRequest, Method, OpenRequest, Reply, Request } from "./protocol.ts";
 import type { DeviceProcess, Exit } from "./start-process.ts";
 import { openStreams, type Streams } from "./streams.ts";
 
@@ -26,6 +26,7 @@ export interface LinkOptions {
   readonly clock: Pick<Clock, "monotonicMs"> | undefined;
   readonly floorMs: number;
   readonly startMs: number;
+  readonly idlePingMs: number;
   /** Told of releases in the process that failed. */
   readonly report: ReleaseFailureReporter;
 }
@@ -50,7 +51,7 @@ export class Link {
 
   /** For a process that was just started. */
   constructor(options: LinkOptions) {
-    const { process, clock, floorMs } = options;
+    const { process, clock, floorMs, idlePingMs } = options;
     this.#options = options;
     this.pid = process.pid;
     this.ended = new Promise((resolve) => {
@@ -61,6 +62,7 @@ export class Link {
     this.#calls = openCalls({
       clock,
       floorMs,
+      idlePingMs,
       sendPing: (id) => send({ kind: "ping", id }),
       onStall: (what) => this.#stall(what),
     });
@@ -82,11 +84,25 @@ export class Link {
     else listener(this.#fatal);
   }
 
-  /** The first call: opens the device. */
+  /** The first request: its answer is the reply as a whole. */
+  async #begin<K extends Reply["kind"]>(what: string, request: Request, kind: K): Promise<Extract<Reply, { kind: K }>> {
+    const answer = this.#calls.add(OPENING, what, this.#options.startMs, (reply) => {
+      if ((reply as Reply).kind === kind) return reply;
+      throw new VramError("INTERNAL", `the answer to the first request is not ${kind}`);
+    });
+    this.#channel.send(request);
+    // Judged above when it arrived.
+    return answer as Promise<Extract<Reply, { kind: K }>>;
+  }
+
+  /** The first request: opens the device. */
   async open(request: OpenRequest): Promise<DeviceInfo> {
-    const opened = this.#calls.add(OPENING, "opening the device", this.#options.startMs, (value) => value);
-    this.#channel.send({ kind: "open", request } satisfies Request);
-    return opened as Promise<DeviceInfo>;
+    return (await this.#begin("opening the device", { kind: "open", request }, "opened")).info;
+  }
+
+  /** The first request, and the last: lists the devices that the driver shows. */
+  async list(request: ListRequest): Promise<readonly string[]> {
+    return (await this.#begin("listing the devices", { kind: "list", ...request }, "listed")).uuids;
   }
 
   /** Calls a method. Rejects with what it throws, or `DEVICE_LOST`, `DEVICE_STALLED` when the process is lost. */
@@ -140,8 +156,11 @@ export class Link {
   #take(reply: Reply): void {
     switch (reply.kind) {
       case "opened":
-        this.#calls.get(OPENING).settle({ value: reply.info });
+      case "listed": {
+        const first = this.#calls.get(OPENING);
+        first.settle({ value: first.check(reply) });
         break;
+      }
       case "refused":
         this.#ending = true;
         this.#calls.get(OPENING).settle({ error: fromWire(reply.error) });

@@ -3,8 +3,9 @@
  * Composition, and therefore behind `backend` in the order of imports.
  */
 import { join } from "node:path";
-import { type EmulatedMachine, openBackend } from "../backend.ts";
+import { type EmulatedMachine, openBackend, openNativeDevices } from "../backend.ts";
 import { systemClock } from "../clock.ts";
+import { CUDA_LIBRARY } from "../cuda/driver.ts";
 import { readHostTraces, requireRealDriver } from "../device/detect.ts";
 import { type LocalDevice, type LocalDeviceOptions, openLocalDevice } from "../device/local.ts";
 import { type ReleaseFailureReporter, UndoStack } from "../dispose.ts";
@@ -13,7 +14,7 @@ import { openHashPool } from "../hash/pool.ts";
 import { takeLock } from "../residency/lock.ts";
 import { nodeFileSystem } from "../source/file.ts";
 import type { ServedDevice } from "./device-server.ts";
-import type { OpenRequest } from "./protocol.ts";
+import type { ListRequest, OpenRequest } from "./protocol.ts";
 
 /** What only tests supply, from an entry file of their own. */
 export interface ProcessTestOptions extends Pick<EmulatedMachine, "faults" | "overrides"> {
@@ -84,5 +85,20 @@ export async function openProcessDevice(
   } catch (error) {
     await undo.unwind();
     throw error;
+  }
+}
+
+/** UUIDs of the devices that the driver shows, at least one. Opens no device, takes no lock. */
+export async function listProcessDevices(
+  { backend, library = CUDA_LIBRARY, libraryPath }: ListRequest,
+  report: ReleaseFailureReporter,
+): Promise<readonly string[]> {
+  const undo = new UndoStack(report);
+  try {
+    const { uuids } = await openNativeDevices(library, undo);
+    if (backend === "cuda") requireRealDriver(libraryPath);
+    return uuids;
+  } finally {
+    await undo.unwind();
   }
 }

@@ -72,6 +72,15 @@ export interface OpenRequest {
   readonly hashThreads?: number;
 }
 
+/** Which driver to list the devices of; what an emulated machine has, the service decides. */
+export interface ListRequest {
+  readonly backend: Exclude<Backend, "emulated">;
+  /** The driver library; default: the loader's. */
+  readonly library?: string;
+  /** `LD_LIBRARY_PATH` of the process. */
+  readonly libraryPath?: string;
+}
+
 export type Call = {
   [K in Method]: { readonly kind: "call"; readonly id: number; readonly method: K; readonly args: CallArguments[K] };
 }[Method];
@@ -79,6 +88,8 @@ export type Call = {
 /** To the process of a device. */
 export type Request =
   | { readonly kind: "open"; readonly request: OpenRequest }
+  /** In place of opening one. The process ends when it has answered. */
+  | ({ readonly kind: "list" } & ListRequest)
   | Call
   | { readonly kind: "abort"; readonly id: number }
   | { readonly kind: "ping"; readonly id: number }
@@ -90,6 +101,8 @@ export type Request =
 /** From the process of a device. */
 export type Reply =
   | { readonly kind: "opened"; readonly info: DeviceInfo }
+  /** UUIDs in the order of the driver. */
+  | { readonly kind: "listed"; readonly uuids: readonly string[] }
   | { readonly kind: "refused"; readonly error: WireError }
   /** `value` is judged by the method that was called. */
   | { readonly kind: "result"; readonly id: number; readonly value: unknown }

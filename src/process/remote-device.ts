@@ -4,7 +4,6 @@
  * same GPU never name what a later one holds.
  */
 import { present, requireInteger } from "../assert.ts";
-import type { Clock } from "../clock.ts";
 import type { GpuMonitor } from "../cuda/monitor.ts";
 import type {
   AllocationId,
@@ -16,31 +15,22 @@ import type {
   UploadRequest,
   UploadWatch,
 } from "../device/device.ts";
-import { closedError, Mutex, type ReleaseFailureReporter } from "../dispose.ts";
+import { closedError, Mutex } from "../dispose.ts";
 import { throwIfAborted, toVramError, VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { CallOptions } from "./calls.ts";
-import { Link, type ProcessEnd } from "./link.ts";
+import type { Link, ProcessEnd } from "./link.ts";
+import { type LinkStart, openLink } from "./open-link.ts";
 import type { CallArguments, CallResult, Method, OpenRequest } from "./protocol.ts";
-import { type DeviceProcess, type StartProcess, startFrom } from "./start-process.ts";
 
 /** Which device, and what its process is given. Sizes in bytes. */
-export interface RemoteDeviceOptions extends OpenRequest {
+export interface RemoteDeviceOptions extends OpenRequest, LinkStart {
   /** The position of the GPU on this machine: its own process sees no other. Default: what the process says. */
   readonly ordinal?: number;
-  /** The environment of the process, beside what the driver needs; default empty. */
-  readonly env?: Readonly<Record<string, string>>;
   /** Who is asked about the GPU's health; without, the process is, and starts nothing to find out. */
   readonly monitor?: GpuMonitor;
   /** The next id of an allocation; the same for all processes of one GPU. Default: 1, 2, … */
   readonly nextId?: () => AllocationId;
-  readonly report: ReleaseFailureReporter;
-  /** What a call has beyond its estimate, and opening the device altogether; in ms. */
-  readonly floorMs?: number;
-  readonly startMs?: number;
-  readonly clock?: Pick<Clock, "monotonicMs">;
-  /** How the process is started; only tests have another way. */
-  readonly start?: StartProcess;
 }
 
 export interface RemoteDevice extends Device {
@@ -229,26 +219,6 @@ class OpenRemoteDevice implements RemoteDevice {
   }
 }
 
-/** The error of a device that was not opened: whether its process is still there, too. */
-async function notOpened(link: Link, thrown: unknown): Promise<VramError> {
-  const error = toVramError(thrown);
-  const end = await link.end();
-  if (!end.wedged) return error;
-  const { code, message, fix, details } = error;
-  return new VramError(code, message, { fix, cause: error, details: { ...details, wedged: true } });
-}
-
-function started(start: StartProcess, request: OpenRequest, env: Readonly<Record<string, string>>): DeviceProcess {
-  try {
-    return start(request, env);
-  } catch (cause) {
-    throw new VramError("DEVICE_LOST", "the device's process cannot be started", { cause });
-  }
-}
-
-/** The entry of the process; built, it lies beside this file. */
-const entry = (): URL => new URL("./device-process.js", import.meta.url);
-
 /**
  * Starts a process and opens the device in it. Rejects as opening it here would, with `DEVICE_BUSY` if another process
  * has it, and with `DEVICE_LOST` or `DEVICE_STALLED` if the process ends or does not answer; then there is none.
@@ -262,16 +232,10 @@ export async function openRemoteDevice(options: RemoteDeviceOptions): Promise<Re
     ...(byteLength === undefined ? {} : { byteLength }),
     ...(hashThreads === undefined ? {} : { hashThreads }),
   };
-  const start = options.start ?? startFrom(entry());
-  const { clock, report, floorMs = LIMITS.deviceCallFloorMs, startMs = LIMITS.deviceStartMs } = options;
-  const link = new Link({ process: started(start, request, options.env ?? {}), clock, floorMs, startMs, report });
-  try {
-    const info = await link.open(request);
-    if (info.uuid !== uuid || info.backend !== backend) {
-      throw new VramError("INTERNAL", `the process opened ${info.uuid} on ${info.backend}, not ${uuid} on ${backend}`);
-    }
-    return new OpenRemoteDevice({ ...info, ordinal: options.ordinal ?? info.ordinal }, link, options);
-  } catch (thrown) {
-    throw await notOpened(link, thrown);
-  }
+  const { link, answer } = await openLink(request, options, async (asked) => {
+    const info = await asked.open(request);
+    if (info.uuid === uuid && info.backend === backend) return info;
+    throw new VramError("INTERNAL", `the process opened ${info.uuid} on ${info.backend}, not ${uuid} on ${backend}`);
+  });
+  return new OpenRemoteDevice({ ...answer, ordinal: options.ordinal ?? answer.ordinal }, link, options);
 }

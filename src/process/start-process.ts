@@ -24,20 +24,23 @@ export interface DeviceProcess {
   onExit(listener: (exit: Exit) => void): void;
 }
 
-export type StartProcess = (request: OpenRequest, env: Readonly<Record<string, string>>) => DeviceProcess;
+/** What has to be known of a process before its first request: `uuid`, if it is to see one GPU only. */
+export type StartRequest = Pick<OpenRequest, "backend" | "libraryPath"> & Partial<Pick<OpenRequest, "uuid">>;
+
+export type StartProcess = (request: StartRequest, env: Readonly<Record<string, string>>) => DeviceProcess;
 
 /**
  * The whole environment of the process. It is handed over at its start: the driver reads it when it is loaded. The cache
  * of compiled kernels is writable by the same user; kernels are loaded at once, so that none is loaded in a measurement.
  */
 export function deviceEnvironment(
-  { backend, uuid, libraryPath }: OpenRequest,
+  { backend, uuid, libraryPath }: StartRequest,
   env: Readonly<Record<string, string>>,
 ): Record<string, string> {
   return {
     ...env,
     ...(libraryPath === undefined ? {} : { LD_LIBRARY_PATH: libraryPath }),
-    ...(backend === "emulated" ? {} : { CUDA_VISIBLE_DEVICES: uuid }),
+    ...(backend === "emulated" || uuid === undefined ? {} : { CUDA_VISIBLE_DEVICES: uuid }),
     CUDA_CACHE_DISABLE: "1",
     CUDA_MODULE_LOADING: "EAGER",
   };

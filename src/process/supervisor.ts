@@ -1,12 +1,13 @@
 /**
  * Keeps a process for one GPU: one that is lost is started again, after a while, at most 5 times in 5 minutes; then it
- * stays stopped until somebody looks. What was resident in it is lost and stays so: the new device is a new one, bound
+ * stays stopped until somebody looks, and resumes it. What was resident in it is lost and stays so: the new device is a new one, bound
  * anew by `bind`, and nothing on it is resident before it was sealed there.
  */
 import type { Clock } from "../clock.ts";
 import { closedError } from "../dispose.ts";
-import { toVramError, type VramError } from "../errors.ts";
+import { toVramError, VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
+import { holderState, type ReadProc, readProc } from "./orphans.ts";
 import type { RemoteDevice } from "./remote-device.ts";
 
 /**
@@ -37,6 +38,8 @@ export interface SupervisorOptions {
   /** Told of every state in turn, the first one too. Must not throw. */
   readonly onChange: (change: DeviceChange) => void;
   readonly clock: Pick<Clock, "monotonicMs" | "sleep">;
+  /** Tells whether a wedged process is still there; only tests have another. */
+  readonly read?: ReadProc;
 }
 
 /** Between two looks at whether it was closed meanwhile. */
@@ -57,6 +60,9 @@ function openBackOff(clock: Pick<Clock, "monotonicMs">) {
     restarted: (): void => {
       restarts.push(clock.monotonicMs());
     },
+    clear: (): void => {
+      restarts = [];
+    },
   };
 }
 
@@ -65,6 +71,8 @@ export class Supervisor {
   readonly #backOff: ReturnType<typeof openBackOff>;
   #state: DeviceState = "starting";
   #device: RemoteDevice | undefined;
+  #wedgedPid: number | undefined;
+  #resuming: Promise<void> | undefined;
   #recovery: Promise<void> = Promise.resolve();
   #closed = false;
 
@@ -80,6 +88,16 @@ export class Supervisor {
   /** The device that runs, if one does. */
   get device(): RemoteDevice | undefined {
     return this.#state === "running" ? this.#device : undefined;
+  }
+
+  /** Of the process, while it runs; of the one that cannot be killed. */
+  get pid(): number | undefined {
+    return this.#state === "wedged" ? this.#wedgedPid : this.device?.pid;
+  }
+
+  /** Of the last 5 minutes, or since it was resumed. */
+  get restarts(): number {
+    return this.#backOff.recent();
   }
 
   #enter(state: DeviceState, more: Pick<DeviceChange, "pid" | "error"> = {}): void {
@@ -117,24 +135,78 @@ export class Supervisor {
 
   async #recover(device: RemoteDevice): Promise<void> {
     const end = await device.ended;
-    if (end.wedged) this.#enter("wedged");
-    while (this.#state === "lost" && !this.#closed) {
-      if (this.#backOff.isSpent()) this.#enter("stopped");
-      else await this.#restart();
+    if (end.wedged) this.#enterWedged(device.pid);
+    let isDone = end.wedged;
+    while (!isDone && !this.#closed) {
+      if (this.#backOff.isSpent()) {
+        this.#enter("stopped");
+        return;
+      }
+      isDone = await this.#restart();
     }
   }
 
-  /** Waits its time, then starts it: it runs after that, or is lost still. */
-  async #restart(): Promise<void> {
+  /** Waits its time, then starts it: whether nothing is left to do here. A device that ran and is lost sees to itself. */
+  async #restart(): Promise<boolean> {
     await this.#wait(this.#backOff.waitMs());
-    if (this.#closed) return;
+    if (this.#closed) return true;
     this.#backOff.restarted();
     try {
       await this.start();
+      return true;
     } catch (thrown) {
-      const error = toVramError(thrown);
-      this.#enter(error.details["wedged"] === true ? "wedged" : "lost", { error });
+      return this.#onNotStarted(toVramError(thrown), "lost");
     }
+  }
+
+  #enterWedged(pid: number | undefined, error?: VramError): void {
+    this.#wedgedPid = pid;
+    this.#enter("wedged", error === undefined ? {} : { error });
+  }
+
+  /** Whether it is wedged by that; else it is in `state`. */
+  #onNotStarted(error: VramError, state: "lost" | "stopped"): boolean {
+    const { wedged, wedgedPid } = error.details;
+    if (wedged === true) this.#enterWedged(typeof wedgedPid === "number" ? wedgedPid : undefined, error);
+    else this.#enter(state, { error });
+    return wedged === true;
+  }
+
+  /**
+   * Somebody has looked: starts a device that is stopped, or was wedged by a process that is gone now, with all its
+   * restarts to spend anew. Does nothing while it runs or will be started anyway. Rejects as the start does, after which
+   * it is stopped still; with `DEVICE_LOST` while a process that cannot be killed is there. Calls at once are one.
+   */
+  resume(): Promise<void> {
+    this.#resuming ??= this.#resume().finally(() => {
+      this.#resuming = undefined;
+    });
+    return this.#resuming;
+  }
+
+  async #resume(): Promise<void> {
+    if (this.#closed) throw closedError("the device");
+    if (this.#state !== "stopped" && this.#state !== "wedged") return;
+    if (this.#state === "wedged") this.#requireGone();
+    this.#backOff.clear();
+    const started = this.start();
+    this.#recovery = started.catch(() => undefined);
+    try {
+      await started;
+    } catch (thrown) {
+      this.#onNotStarted(toVramError(thrown), "stopped");
+      throw thrown;
+    }
+  }
+
+  /** Also of one whose number is not known nothing is known. */
+  #requireGone(): void {
+    const pid = this.#wedgedPid;
+    if (pid !== undefined && holderState(pid, this.#options.read ?? readProc) === "gone") return;
+    throw new VramError("DEVICE_LOST", `process ${pid ?? "unknown"} cannot be killed, and has the device still`, {
+      fix: "its GPU hangs in the driver: reset the GPU or restart the machine",
+      details: pid === undefined ? {} : { pid },
+    });
   }
 
   async #wait(ms: number): Promise<void> {

@@ -12,7 +12,7 @@ import { VramError } from "../errors.ts";
 import { type VramOptions, wishOf } from "../open.ts";
 import { listDevices } from "../process/list-devices.ts";
 import { openWhenFree } from "../process/orphans.ts";
-import { openRemoteDevice, type RemoteDeviceOptions } from "../process/remote-device.ts";
+import { openRemoteDevice, type RemoteDevice, type RemoteDeviceOptions } from "../process/remote-device.ts";
 import type { StartProcess } from "../process/start-process.ts";
 import type { StateStore } from "../residency/state.ts";
 import type { ServedDevice } from "./devices.ts";
@@ -29,8 +29,9 @@ export interface DevicesPlace {
   readonly state: StateStore;
   readonly clock: Clock;
   readonly report: ReleaseFailureReporter;
-  /** How processes are started; only tests have another way. */
+  /** How processes are started, or devices opened; only tests have another way. */
   readonly start?: StartProcess;
+  readonly openDevice?: (options: RemoteDeviceOptions) => Promise<RemoteDevice>;
 }
 
 export interface FoundDevices {
@@ -111,7 +112,8 @@ export async function findDevices(place: DevicesPlace, undo: UndoStack): Promise
       ...(monitor === undefined ? {} : { monitor }),
       ...(place.start === undefined ? {} : { start: place.start }),
     };
-    return { ordinal, uuid, open: () => openWhenFree(() => openRemoteDevice(remote), { clock }) };
+    const open = place.openDevice ?? openRemoteDevice;
+    return { ordinal, uuid, open: () => openWhenFree(() => open(remote), { clock }) };
   });
   return { decision, devices };
 }

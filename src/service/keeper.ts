@@ -6,9 +6,10 @@
  */
 
 import { Mutex } from "../dispose.ts";
-import { toVramError, type VramError } from "../errors.ts";
+import { type ErrorCode, toVramError, type VramError } from "../errors.ts";
 import { onNobodysBehalf } from "../journal/scope.ts";
 import { LIMITS } from "../limits.ts";
+import { withoutPaths } from "../narrate/line.ts";
 import { evict } from "../residency/evict.ts";
 import type { Shard } from "../residency/shard.ts";
 import type { System, Worker } from "../residency/worker.ts";
@@ -60,6 +61,8 @@ class OpenKeeper implements Keeper {
   /** One restoration at a time on each device. */
   readonly #turns = new Map<string, Mutex>();
   readonly #restoring = new Set<Promise<void>>();
+  /** Why a row failed the last time, as far as that is on record. */
+  readonly #told = new Map<string, ErrorCode>();
   #retry: NodeJS.Timeout | undefined;
   #closed = false;
 
@@ -137,7 +140,8 @@ class OpenKeeper implements Keeper {
     this.#status.set(name, { state: "restoring", begun });
     const { error } = await begun.ended;
     this.#status.delete(name);
-    if (error !== undefined && error.code !== "ABORTED") await this.#failed(name, error);
+    if (error === undefined) this.#told.delete(name);
+    else if (error.code !== "ABORTED") await this.#failed(name, error);
   }
 
   async #sealAgain(row: WantedRow, signal: AbortSignal): Promise<Result> {
@@ -169,9 +173,14 @@ class OpenKeeper implements Keeper {
 
   async #failed(name: string, thrown: unknown): Promise<void> {
     const error = toVramError(thrown);
-    const { code, message: reason } = error;
+    const { code } = error;
+    const reason = withoutPaths(error.message);
     this.#status.set(name, { state: isPassing(error) ? "waiting" : "refused", reason });
-    await this.#options.system.journal.appendAnyway({ type: "wanted_refused", name, code, reason });
+    // What fails again and again in the same way is on record once.
+    if (this.#told.get(name) !== code) {
+      await this.#options.system.journal.appendAnyway({ type: "wanted_refused", name, code, reason });
+    }
+    this.#told.set(name, code);
     if (!isPassing(error) || this.#closed) return;
     this.#retry ??= setTimeout(() => {
       this.#retry = undefined;

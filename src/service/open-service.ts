@@ -24,7 +24,7 @@ import { attachAuditLog, recordEnd, recordStart } from "../recording.ts";
 import { openStateDirectory } from "../residency/state.ts";
 import type { System } from "../residency/worker.ts";
 import { createVram } from "../vram.ts";
-import { findDevices } from "./backend.ts";
+import { type DevicesPlace, findDevices } from "./backend.ts";
 import { createCalls } from "./calls.ts";
 import { keepDevices } from "./devices.ts";
 import { createFeed } from "./feed.ts";
@@ -46,10 +46,12 @@ export interface ServiceOptions {
   /** Only tests have others. */
   readonly clock?: Clock;
   readonly start?: StartProcess;
+  readonly openDevice?: NonNullable<DevicesPlace["openDevice"]>;
 }
 
 export interface OpenService {
   readonly service: Service;
+  readonly open: OpenCore;
   /** What is wanted and was resident before is sealed again. Does not wait. */
   restore(): void;
   /** Resolves when nothing is being restored. */
@@ -73,7 +75,7 @@ async function openAll({
   place,
   readers = [],
   clock = systemClock,
-  start,
+  ...hooks
 }: ServiceOptions): Promise<OpenService> {
   const { values } = config;
   const { stateDir } = values;
@@ -106,7 +108,7 @@ async function openAll({
         state,
         clock,
         report,
-        ...(start === undefined ? {} : { start }),
+        ...hooks,
       },
       undo,
     );
@@ -157,7 +159,7 @@ async function openAll({
       note: recordOfRequests(journal),
     };
     return {
-      service,
+      ...{ service, open },
       restore: () => {
         view.phase = "running";
         keeper.restore();

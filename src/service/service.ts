@@ -2,7 +2,8 @@
  * What a service can do, whoever asks: the routes are its only callers, and know nothing else of it. Everything that is
  * handed out is plain data. `open-service.ts` makes one.
  */
-import type { Entry, Transport } from "../journal/entry.ts";
+import type { Entry } from "../journal/entry.ts";
+import type { Transport } from "../journal/service-body.ts";
 import type {
   DeviceState,
   Eviction,

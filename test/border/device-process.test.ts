@@ -2,6 +2,8 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { toHex } from "../../src/bytes.ts";
+import { liveHandles } from "../../src/dispose.ts";
+import { listDevices } from "../../src/process/list-devices.ts";
 import { openRemoteDevice, type RemoteDeviceOptions } from "../../src/process/remote-device.ts";
 import { startFrom } from "../../src/process/start-process.ts";
 import { sealModel } from "../../src/residency/seal-model.ts";
@@ -39,6 +41,25 @@ describe.skipIf(fakeCuda() === undefined)(`a GPU in a process of its own${whyNoF
     expect(await device.health(), "it starts no process to ask NVML").toEqual({});
     const other = await failureOf(openRemoteDevice({ ...(await options()), uuid: uuidOf(7) }));
     expect([other.code, other.details]).toEqual(["DEVICE_NOT_FOUND", { uuids: [uuidOf(0), uuidOf(1)] }]);
+  });
+
+  it("[VR-DEV-04] is found by a process that lists those there are, and is gone then", async () => {
+    const { library, env, start } = await options();
+    const wanted = {
+      backend: "cuda-substituted",
+      library: fakeLibrary(),
+      env: env ?? {},
+      ...(start && { start }),
+    } as const;
+    expect(library).toBe(wanted.library);
+    expect(await listDevices(wanted)).toEqual({ uuids: [uuidOf(0), uuidOf(1)] });
+    const none = await failureOf(listDevices({ ...wanted, env: { ...wanted.env, VRAM_FAKE_DEVICES: "0" } }));
+    expect([none.code, none.message]).toEqual(["DEVICE_UNUSABLE", expect.stringContaining("no GPU")]);
+    const broken = await failureOf(
+      listDevices({ ...wanted, env: { ...wanted.env, VRAM_FAKE_FAULTS: "cuInit:1:999" } }),
+    );
+    expect(broken.code).toBe("DEVICE_UNUSABLE");
+    expect(liveHandles()).not.toHaveProperty("device-process");
   });
 
   it("[VR-DEV-05] seals and verifies; a fatal status loses it and ends the process", async () => {

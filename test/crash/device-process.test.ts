@@ -113,6 +113,14 @@ describe("a process that hangs", () => {
     expect(next.pid).not.toBe(device.pid);
   });
 
+  it("[VR-DEV-05] is found out also when it has nothing to do", async () => {
+    const { device } = await openProcess({ floorMs: 300, idlePingMs: 50 });
+    const lost = new Promise((resolve) => device.onLost(resolve));
+    process.kill(device.pid, "SIGSTOP");
+    expect(await lost).toMatchObject({ code: "DEVICE_STALLED" });
+    await device.ended;
+  });
+
   it("[VR-DEV-05] in an upload, whose source may take as long as it likes, it is asked for a sign of life", async () => {
     const { device } = await openProcess({ floorMs: 300 });
     let more: () => void = () => undefined;
@@ -167,27 +175,6 @@ describe("a process that says what was not agreed", () => {
 });
 
 describe("the process and its surroundings", () => {
-  it("ends with the service, however that ends, and also when it hangs", async () => {
-    const options = await remoteOptions();
-    const { report: _, ...plain } = options;
-    const script = `import { openRemoteDevice } from ${JSON.stringify(REMOTE.href)};
-const device = await openRemoteDevice({ ...${JSON.stringify(plain)}, report: () => undefined });
-process.stdout.write(String(device.pid));
-setInterval(() => undefined, 1000);`;
-    for (const isStopped of [false, true]) {
-      const parent = spawn(process.execPath, ["--input-type=module", "-e", script], {
-        stdio: ["ignore", "pipe", "inherit"],
-      });
-      const [chunk] = (await once(parent.stdout, "data")) as [Buffer];
-      const pid = Number(chunk.toString());
-      expect(isRunning(pid)).toBe(true);
-      if (isStopped) process.kill(pid, "SIGSTOP");
-      parent.kill("SIGKILL");
-      await once(parent, "exit");
-      await until("the process is gone", () => !isRunning(pid));
-    }
-  });
-
   it("one that does nothing keeps no program alive", async () => {
     const { report: _, ...plain } = await remoteOptions();
     const script = `import { openRemoteDevice } from ${JSON.stringify(REMOTE.href)};

@@ -7,7 +7,7 @@ import { rmSync, writeFileSync, writeSync } from "node:fs";
 import { createServer } from "node:net";
 import { createFaultPlan } from "../../dist/cuda/emulated/faults.js";
 import { CHANNEL_FD, runDeviceProcess } from "../../dist/process/device-run.js";
-import { openProcessDevice } from "../../dist/process/open-device.js";
+import { listProcessDevices, openProcessDevice } from "../../dist/process/open-device.js";
 
 const { control, stalled, sizes } = JSON.parse(process.env.VRAM_TEST_DEVICE ?? "{}");
 const plan = createFaultPlan();
@@ -51,7 +51,8 @@ if (control !== undefined) {
   }).listen(control);
 }
 
-runDeviceProcess(Number(process.argv[2]), async (request, report) => {
+/** @type {import("../../dist/process/device-run.js").OpenDevice} */
+const open = async (request, report) => {
   const opened = await openProcessDevice(request, report, { faults, sizes });
   device = opened.device;
   const { allocate } = opened.device;
@@ -61,4 +62,6 @@ runDeviceProcess(Number(process.argv[2]), async (request, report) => {
     return id;
   };
   return opened;
-});
+};
+
+runDeviceProcess(Number(process.argv[2]), { open, list: listProcessDevices });

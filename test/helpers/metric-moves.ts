@@ -1,5 +1,5 @@
 /** For each type of entry one example, and every series it moves, by how much: what `metrics.test.ts` compares with. */
-import type { Entry, EntryBody } from "../../src/journal/entry.ts";
+import type { EntryBody } from "../../src/journal/entry.ts";
 
 export const DEVICE = { ordinal: 0, uuid: "EMU-0b7f4c8e-1d5a-4f0e-9a39-3c1d7e2b5a60" } as const;
 const device = DEVICE;
@@ -46,11 +46,11 @@ const CAPACITY = {
 const NAME = { name: "m", shardId: "shard-1" } as const;
 const DIGEST = "ab".repeat(32);
 const REASON = { reason: "a text" } as const;
+const LEASE = { device, ...NAME, leaseId: "lease-1" } as const;
+const PROCESS_STATES = ["starting", "running", "lost", "stopped", "wedged"];
 
 type Moves = Readonly<Record<string, number>>;
-export type Examples = {
-  readonly [T in Entry["type"]]: readonly [body: Extract<EntryBody, { readonly type: T }>, moves: Moves];
-};
+export type Examples = { readonly [B in EntryBody as B["type"]]: readonly [body: B, moves: Moves] };
 
 /** Names without the prefix. `journal_entries_total` moves each time and is left out. */
 export const EXAMPLES: Examples = {
@@ -73,6 +73,48 @@ export const EXAMPLES: Examples = {
   device_lost: [
     { type: "device_lost", device, code: "DEVICE_STALLED" },
     { [`device_lost{${on}}`]: 1, [`device_losses_total{${on},reason="DEVICE_STALLED"}`]: 1 },
+  ],
+  device_process_changed: [
+    { type: "device_process_changed", device, state: "wedged", restarts: 3 },
+    {
+      ...Object.fromEntries(
+        PROCESS_STATES.map((state) => [`device_process_state{${on},state="${state}"}`, state === "wedged" ? 1 : 0]),
+      ),
+      [`device_process_restarts{${on}}`]: 3,
+    },
+  ],
+  lease_granted: [
+    {
+      ...{ type: "lease_granted", ...LEASE, digest: DIGEST, holder: "h", caller: "uid 1000" },
+      ...{ durationMs: 60_000, measuredAgeMs: 5 },
+    },
+    { [`leases_granted_total{${on}}`]: 1, [`leases_active{${on}}`]: 1 },
+  ],
+  lease_renewed: [{ type: "lease_renewed", ...LEASE, durationMs: 60_000 }, { leases_renewed_total: 1 }],
+  lease_released: [{ type: "lease_released", ...LEASE }, { [`leases_ended_total{${on},because="released"}`]: 1 }],
+  lease_expired: [{ type: "lease_expired", ...LEASE }, { [`leases_ended_total{${on},because="expired"}`]: 1 }],
+  lease_revoked: [
+    { type: "lease_revoked", ...LEASE, because: "unreliable" },
+    { [`leases_ended_total{${on},because="unreliable"}`]: 1 },
+  ],
+  wanted_refused: [
+    { type: "wanted_refused", name: "m", code: "SOURCE_NOT_FOUND", ...REASON },
+    { 'wanted_refusals_total{reason="SOURCE_NOT_FOUND"}': 1 },
+  ],
+  auth_failed: [
+    { type: "auth_failed", failure: "bad-token", transport: "tcp", caller: "token 3fa2b1" },
+    { 'auth_failures_total{failure="bad-token",transport="tcp"}': 1 },
+  ],
+  request_refused: [
+    { type: "request_refused", status: 413, code: "REQUEST_REFUSED", transport: "socket", caller: "uid 1000" },
+    { 'requests_refused_total{reason="REQUEST_REFUSED"}': 1 },
+  ],
+  request_served: [
+    { type: "request_served", route: "GET /v1/shards/{shard}", status: 404, ...HALF, transport: "tcp" },
+    {
+      'http_requests_total{route="GET /v1/shards/{shard}",status="404"}': 1,
+      ...observed("http_request_duration_seconds", 'route="GET /v1/shards/{shard}"'),
+    },
   ],
   worker_stopped: [{ type: "worker_stopped", device, ...REASON }, { [`worker_stopped{${on}}`]: 1 }],
   worker_resumed: [{ type: "worker_resumed", device, ...REASON }, {}],

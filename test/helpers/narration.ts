@@ -4,6 +4,7 @@ import { createNarrator, type NarratorOptions } from "../../src/narrate/narrator
 
 const UUID = "EMU-11111111-2222-4333-8444-555555555555";
 const SHARD = `shard-${"a2".repeat(13)}`;
+const LEASE = `lease-${"b3".repeat(13)}`;
 const DIGEST = "6a".repeat(32);
 const MIB = 1024 * 1024;
 
@@ -19,8 +20,7 @@ const capacity = {
   bytesUnreclaimed: 0,
 };
 
-type Body<Type extends Entry["type"]> = Extract<EntryBody, { readonly type: Type }>;
-type Bodies = { readonly [Type in Entry["type"]]: readonly [Body<Type>, ...Body<Type>[]] };
+type Bodies = { readonly [Body in EntryBody as Body["type"]]: readonly [Body, ...Body[]] };
 
 /** At least one of each type; several where level, fields or sentence depend on what is in it. */
 export const EXAMPLES: Bodies = {
@@ -29,11 +29,26 @@ export const EXAMPLES: Bodies = {
       ...{ type: "service_started", backend: "emulated", version: "0.1.0", instanceId: "0f".repeat(16) },
       ...{ policyDigest: DIGEST, devices: [{ ...device, keyId: "1e".repeat(16), stopped: false }] },
     },
+    {
+      ...{ type: "service_started", backend: "emulated", version: "0.1.0", instanceId: "0f".repeat(16) },
+      ...{ policyDigest: DIGEST, configDigest: DIGEST, devices: [] },
+      ...{ lost: [{ shardId: SHARD, name, digest: DIGEST }], lostTotal: 3 },
+    },
   ],
   service_stopped: [
     { type: "service_stopped", because: "closed" },
+    { type: "service_stopped", because: "interrupted" },
     { type: "service_stopped", because: "failed", code: "DEVICE_LOST" },
   ],
+  device_process_changed: [
+    { type: "device_process_changed", device, state: "starting", restarts: 0 },
+    { type: "device_process_changed", device, state: "running", pid: 4711, restarts: 0 },
+    { type: "device_process_changed", device, state: "running", pid: 4712, restarts: 1 },
+    { type: "device_process_changed", device, state: "lost", code: "DEVICE_STALLED", restarts: 1 },
+    { type: "device_process_changed", device, state: "stopped", restarts: 5 },
+    { type: "device_process_changed", device, state: "wedged", code: "DEVICE_STALLED", restarts: 1 },
+  ],
+  wanted_refused: [{ type: "wanted_refused", name, code: "SOURCE_NOT_FOUND", reason: "/srv/a b.gguf is gone" }],
   device_opened: [{ type: "device_opened", device, name: "Emulated GPU", backend: "emulated", bytesTotal: 2048 * MIB }],
   device_lost: [{ type: "device_lost", device, code: "DEVICE_LOST" }],
   source_opened: [{ type: "source_opened", name, format: "gguf", byteLength: 64 * MIB, tensorCount: 75 }],
@@ -91,6 +106,24 @@ export const EXAMPLES: Bodies = {
   worker_resumed: [{ type: "worker_resumed", device, reason: "memory was replaced" }],
   capacity_queried: [{ type: "capacity_queried", device, capacity }],
   capacity_changed: [{ type: "capacity_changed", device, capacity }],
+  lease_granted: [
+    {
+      ...{ type: "lease_granted", device, leaseId: LEASE, shardId: SHARD, name, digest: DIGEST, holder: "engine-1" },
+      ...{ caller: "uid 1000", durationMs: 60_000, measuredAgeMs: 120 },
+    },
+  ],
+  lease_renewed: [{ type: "lease_renewed", device, leaseId: LEASE, shardId: SHARD, name, durationMs: 1500 }],
+  lease_released: [{ type: "lease_released", device, leaseId: LEASE, shardId: SHARD, name }],
+  lease_expired: [{ type: "lease_expired", device, leaseId: LEASE, shardId: SHARD, name }],
+  lease_revoked: [{ type: "lease_revoked", device, leaseId: LEASE, shardId: SHARD, name, because: "unreliable" }],
+  auth_failed: [
+    { type: "auth_failed", failure: "bad-token", transport: "tcp", caller: "token 3fa2b1" },
+    { type: "auth_failed", failure: "wrong-peer", transport: "socket" },
+  ],
+  request_refused: [
+    { type: "request_refused", status: 413, code: "REQUEST_REFUSED", transport: "socket", caller: "uid 1000" },
+  ],
+  request_served: [{ type: "request_served", route: "GET /v1/shards", status: 200, durationMs: 1, transport: "tcp" }],
   operation_ended: [
     { type: "operation_ended", operation: "seal_set", durationMs: 1234.5 },
     {
@@ -102,6 +135,7 @@ export const EXAMPLES: Bodies = {
     { type: "operation_ended", operation: "seal", durationMs: 1, code: "INTERNAL" },
     { type: "operation_ended", operation: "seal", durationMs: 1, code: "ABORTED" },
     { type: "operation_ended", operation: "verify", durationMs: 1, code: "MEASUREMENT_MISMATCH" },
+    { type: "operation_ended", operation: "renew", durationMs: 1, code: "LEASE_NOT_FOUND" },
   ],
   epoch_started: [{ type: "epoch_started", because: "time" }],
   heartbeat: [{ type: "heartbeat" }],

@@ -17,17 +17,22 @@ export const infoOf = (uuid: string): Record<string, unknown> => ({
   },
 });
 
+/** What a driver lists unless told otherwise. */
+export const LISTED = [0, 1].map((n) => `GPU-00000000-0000-4000-8000-00000000000${n}`);
+
 export interface Script {
-  /** What it does with each request after the one to open it. That to close it is answered. */
+  /** What it does with each request after the first. That to close it is answered. */
   readonly onRequest?: (request: Request, channel: Channel) => void;
-  /** What it answers to that; default: that it is open. */
+  /** What it answers to one to list devices; default: two. */
+  readonly onList?: (channel: Channel) => void;
+  /** What it answers to the one to open it; default: that it is open. */
   readonly onOpen?: (channel: Channel, uuid: string) => void;
   /** It does not go when it is killed. */
   readonly stubborn?: boolean;
 }
 
 /** How such a process is started, what it was asked, and its end. */
-export function scripted({ onRequest, onOpen, stubborn = false }: Script) {
+export function scripted({ onRequest, onOpen, onList, stubborn = false }: Script) {
   const requests: Request[] = [];
   let exit: (exit: Exit) => void = () => undefined;
   let channel: Channel | undefined;
@@ -47,7 +52,10 @@ export function scripted({ onRequest, onOpen, stubborn = false }: Script) {
       const opened = openChannel(its, {
         onMessage: (message) => {
           const request = checkRequest(message);
-          if (request.kind !== "open") {
+          if (request.kind === "list") {
+            if (onList === undefined) opened.send({ kind: "listed", uuids: LISTED });
+            else onList(opened);
+          } else if (request.kind !== "open") {
             requests.push(request);
             onRequest?.(request, opened);
             if (request.kind !== "call" || request.method !== "close") return;

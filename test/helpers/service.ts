@@ -15,7 +15,7 @@ import { temporaryFolder } from "./vram.ts";
 
 /** Who asks on the socket. */
 export const CALLER: Caller = { transport: "socket", scope: "operate", name: "uid 1000" };
-export const NEVER = new AbortController().signal;
+export const NEVER: AbortSignal = new AbortController().signal;
 
 /** A folder with what a service has on a machine. */
 export interface Home {

@@ -1,6 +1,6 @@
 /** The seven audit entries, from every path that must cause them, as the log's files have them afterwards. */
 import { describe, expect, it } from "vitest";
-import type { VerificationFailure } from "../../src/journal/entry.ts";
+import type { DurableBody, VerificationFailure } from "../../src/journal/entry.ts";
 import { RULES } from "../../src/metrics/table.ts";
 import { type Row, travel } from "../helpers/audit-journey.ts";
 import { FAILING } from "../helpers/audit-journey-fail.ts";
@@ -24,6 +24,43 @@ const SEVEN = [
   ...["vram_deallocated", "policy_violation"],
 ];
 
+/** Where it is shown that a type gets on record: here; or in test/journey/service-*.test.ts, as only a service has it. */
+type Place = "here" | "of a service";
+
+const SHOWN: Readonly<Record<DurableBody["type"], Place>> = {
+  vram_allocated: "here",
+  vram_allocation_failed: "here",
+  vram_deallocated: "here",
+  vram_sealed: "here",
+  set_sealed: "here",
+  seal_verified: "here",
+  seal_verification_failed: "here",
+  lease_granted: "of a service",
+  lease_renewed: "of a service",
+  lease_released: "of a service",
+  lease_expired: "of a service",
+  lease_revoked: "of a service",
+  wanted_refused: "of a service",
+  auth_failed: "of a service",
+  request_refused: "of a service",
+  seal_refused: "here",
+  policy_violation: "here",
+  worker_stopped: "here",
+  worker_resumed: "here",
+  service_started: "here",
+  service_stopped: "here",
+};
+
+/** Why memory is given back; with the process that held it only in a service, as above. */
+const FREED: Readonly<Record<Extract<DurableBody, { type: "vram_deallocated" }>["because"], Place>> = {
+  evicted: "here",
+  undone: "here",
+  closed: "here",
+  lost: "of a service",
+};
+const here = (shown: Readonly<Record<string, Place>>): string[] =>
+  Object.keys(shown).filter((key) => shown[key] === "here");
+
 for (const [what, rows] of Object.entries(TABLES)) {
   describe(`on record: ${what}`, () => {
     it.each(rows.map((row) => [row.path, row] as const))("[VR-AUD-01] %s", (_path, row) => travel(row));
@@ -43,6 +80,10 @@ describe("the tables", () => {
     expect(new Set(rows.map(({ path }) => path)).size).toBe(rows.length);
   });
 
+  it("[VR-AUD-01] have every type that needs no service, and none that does", () => {
+    expect([...new Set(lines.map(({ type }) => type))].sort()).toEqual(here(SHOWN).sort());
+  });
+
   it("[VR-AUD-01] have every way in which a verification fails", () => {
     // A new one does not compile until it stands here.
     const all: Record<VerificationFailure, true> = {
@@ -52,7 +93,7 @@ describe("the tables", () => {
   });
 
   it("[VR-AUD-01] have every reason for which memory is given back, zeroed and not", () => {
-    expect([...valuesOf("vram_deallocated", "because")].sort()).toEqual(["closed", "evicted", "undone"]);
+    expect([...valuesOf("vram_deallocated", "because")].sort()).toEqual(here(FREED).sort());
     expect(valuesOf("vram_deallocated", "zeroed")).toEqual(new Set([true, false]));
     expect(valuesOf("vram_sealed", "comparedWith")).toEqual(new Set(["expected", "witnessed"]));
   });

@@ -37,7 +37,7 @@ const CASES: Partial<
   "limits.connections": ["10", ["9"], ["11"]],
   "limits.requests": ["10", ["9"], ["11"]],
   "limits.waiting": ["10", ["0"], ["11"]],
-  "limits.bodyBytes": ['"1 MiB"', ["4096"], ["2 MiB"]],
+  "limits.bodyBytes": ['"64 KiB"', ["4096"], ["65537"]],
   "limits.headerBytes": ['"4 KiB"', ["4096"], ["4097"]],
   "limits.requestMs": ["5000", ["5 s"], ["6 s"]],
   "limits.idleMs": ["5000", ["1 s"], ["6 s"]],

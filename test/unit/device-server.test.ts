@@ -2,8 +2,8 @@
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../../src/limits.ts";
 import { type Channel, openChannel } from "../../src/process/channel.ts";
-import { serveSocket } from "../../src/process/device-run.ts";
-import { openProcessDevice } from "../../src/process/open-device.ts";
+import { type OpenDevice, serveSocket } from "../../src/process/device-run.ts";
+import { listProcessDevices, openProcessDevice } from "../../src/process/open-device.ts";
 import type { Reply } from "../../src/process/protocol.ts";
 import { until } from "../helpers/nvml-monitor.ts";
 import { remoteOptions, SIZES } from "../helpers/remote.ts";
@@ -23,15 +23,13 @@ function serve(): Served {
   const replies: Reply[] = [];
   const ends: string[] = [];
   let close = async (): Promise<void> => undefined;
-  serveSocket(
-    its,
-    async (request, report) => {
-      const opened = await openProcessDevice(request, report, { sizes: SIZES });
-      close = opened.close;
-      return opened;
-    },
-    { exit: () => ends.push("exit"), kill: () => ends.push("kill") },
-  );
+  const open: OpenDevice = async (request, report) => {
+    const opened = await openProcessDevice(request, report, { sizes: SIZES });
+    close = opened.close;
+    return opened;
+  };
+  const endings = { exit: () => ends.push("exit"), kill: () => ends.push("kill") };
+  serveSocket(its, { open, list: listProcessDevices }, endings);
   const onMessage = (message: unknown): void => void replies.push(message as Reply);
   const channel = openChannel(ours, { onMessage, onEnd: () => undefined });
   return { channel, replies, ends, close: () => close() };
@@ -55,6 +53,7 @@ describe("the process of a device", () => {
     "another argument": [call(1, "memory", 1)],
     "an address for an id": [call(1, "free", 0x7f0000000000n)],
     "a second opening": [{ kind: "open", request: {} }],
+    "a list of devices, when it has one": [{ kind: "list", backend: "cuda" }],
     "a number that is taken": [call(1, "measure", 1, undefined), call(1, "memory")],
     "more calls than are agreed": Array.from({ length: LIMITS.deviceCallsInFlight + 1 }, (_, i) =>
       call(i + 1, "memory"),
@@ -84,6 +83,23 @@ describe("the process of a device", () => {
     await third.close();
     await until("it was opened", () => true);
     await twice.close();
+  });
+
+  it("lists devices in place of opening one, and ends with the answer; of an emulated machine it knows none", async () => {
+    const lists = serve();
+    lists.channel.send({ kind: "list", backend: "cuda-substituted", library: "/nowhere/libcuda.so.1" });
+    await until("it ends", () => lists.ends.length > 0);
+    expect(lists.replies).toMatchObject([{ kind: "refused", error: { code: "DEVICE_UNUSABLE" } }]);
+    const emulated = serve();
+    emulated.channel.send({ kind: "list", backend: "emulated" });
+    await until("it ends", () => emulated.ends.length > 0);
+    expect(emulated.replies).toEqual([]);
+    const { report: _, ...request } = await remoteOptions();
+    const both = serve();
+    both.channel.send({ kind: "list", backend: "cuda-substituted", library: "/nowhere/libcuda.so.1" });
+    both.channel.send({ kind: "open", request });
+    await until("it ends", () => both.ends.length > 0);
+    expect(both.replies.map(({ kind }) => kind)).not.toContain("opened");
   });
 
   it("ends with its channel", async () => {

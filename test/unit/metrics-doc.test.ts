@@ -92,6 +92,25 @@ const FIRING: Readonly<Record<string, readonly [series: Record<string, string>, 
   VramMismatch: [{ [`${VERIFIED}"mismatch"}`]: "0x30 1x10" }, { reason: "mismatch" }],
   VramWorkerStopped: [{ [`vram_residency_worker_stopped{${DEVICE}}`]: "0x30 1x10" }, {}],
   VramDeviceLost: [{ [`vram_residency_device_lost{${DEVICE}}`]: "0x30 1x10" }, {}],
+  VramDeviceProcessDown: [
+    { [`vram_residency_device_process_state{${DEVICE},state="wedged"}`]: "0x30 1x10" },
+    { state: "wedged" },
+  ],
+  VramLeasesRevoked: [
+    {
+      [`vram_residency_leases_ended_total{${DEVICE},because="lost"}`]: "0x30 1x10",
+      [`vram_residency_leases_ended_total{${DEVICE},because="released"}`]: "0+1x40",
+    },
+    { because: "lost" },
+  ],
+  VramWantedRefused: [
+    { 'vram_residency_wanted_refusals_total{reason="SOURCE_NOT_FOUND"}': "_x32 1x10" },
+    { reason: "SOURCE_NOT_FOUND" },
+  ],
+  VramAuthFailures: [
+    { 'vram_residency_auth_failures_total{failure="bad-token",transport="tcp"}': "0+1x30 60x10" },
+    { failure: "bad-token", transport: "tcp" },
+  ],
   VramVerificationOld: [{ [`vram_residency_oldest_measurement_timestamp_seconds{${DEVICE}}`]: "0x30 -90000x10" }, {}],
   VramMeasurementInvalid: [{ [`${VERIFIED}"invalid"}`]: "0x30 1x10" }, { reason: "invalid" }],
   VramPolicyViolation: [{ 'vram_residency_policy_violations_total{rule="mps"}': "0x30 1x10" }, { rule: "mps" }],

@@ -7,28 +7,11 @@ import type { Entry, EntryBody } from "../../src/journal/entry.ts";
 import { createJournal } from "../../src/journal/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { createMetrics, type Metrics } from "../../src/metrics/metrics.ts";
-import { METRICS, PREFIX } from "../../src/metrics/table.ts";
+import { METRICS } from "../../src/metrics/table.ts";
 import { ancestorsOf, nodesOf, readTree } from "../helpers/house-rules.ts";
 import { DEVICE, EXAMPLES } from "../helpers/metric-moves.ts";
+import { entryOf, figuresOf, OPENED, opened, TIME_MS } from "../helpers/metrics.ts";
 import { moved, promtool, seriesOf, withoutPromtool } from "../helpers/promtool.ts";
-
-const TIME_MS = 1_700_000_000_000;
-const OPENED: EntryBody = { type: "device_opened", device: DEVICE, name: "n", backend: "emulated", bytesTotal: 1000 };
-
-const entryOf = (body: EntryBody, more: Partial<Entry> = {}): Entry =>
-  ({ ...body, seq: 1, timeMs: TIME_MS, durability: "transient", gates: false, ...more }) as Entry;
-
-/** Metrics of a system whose one device is open. */
-async function opened(): Promise<Metrics & { take(body: EntryBody, more?: Partial<Entry>): void }> {
-  const metrics = await createMetrics();
-  const take = (body: EntryBody, more: Partial<Entry> = {}): void => metrics.reader.accept(entryOf(body, more));
-  take(OPENED);
-  return { ...metrics, take };
-}
-
-/** All series, without the prefix of their names. */
-const figuresOf = async (metrics: Metrics): Promise<Map<string, number>> =>
-  new Map([...seriesOf(await metrics.text())].map(([series, value]) => [series.slice(PREFIX.length), value]));
 
 describe("an entry", () => {
   it.each(Object.values(EXAMPLES).map(([body, moves]) => [body.type, body, moves] as const))(
@@ -176,7 +159,7 @@ describe("labels", () => {
     const all = await figuresOf(metrics);
     const uuids = new Set([...all.keys()].flatMap((series) => /device="([^"]+)"/.exec(series)?.[1] ?? []));
     expect(uuids.size).toBe(LIMITS.metricsDevices + 1);
-    expect(labelled.size).toBeLessThan(ordinary.size + LIMITS.metricsDevices * 20);
+    expect(labelled.size).toBeLessThan(ordinary.size + LIMITS.metricsDevices * 25);
     // Besides devices each label gains one value at most: other.
     expect(all.size - labelled.size).toBeLessThan(200);
     expect(all.size).toBeLessThan(MOST_SERIES);
@@ -185,7 +168,9 @@ describe("labels", () => {
     );
     expect(strange).toEqual([]);
     // Of states of devices without a label the last one would pass for all.
-    const states = [...all.keys()].filter((series) => /^(capacity|device_info|device_lost|worker)/.test(series));
+    const states = [...all.keys()].filter((series) =>
+      /^(capacity|device_info|device_lost|device_process|leases_active|worker)/.test(series),
+    );
     expect(states.filter((series) => series.includes('device="other"'))).toEqual([]);
     expect(all.get("reader_failures_total")).toBe(0);
   });

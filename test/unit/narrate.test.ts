@@ -28,7 +28,18 @@ const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u061c\u2028\u2029\u200e\u200f\u
 
 /** A copy of a body in which every text that can come from outside is hostile. */
 function hostile(body: EntryBody): EntryBody {
-  const outside = ["name", "reason", "message", "what", "lost", "argument", "rule", "expected", "actual", "access"];
+  const outside = [
+    "name",
+    "reason",
+    "message",
+    "what",
+    "lost",
+    "argument",
+    "rule",
+    "expected",
+    "actual",
+    "access",
+  ].concat("holder", "caller");
   const members = Object.entries(body).map(([key, value]: [string, unknown]) => {
     if (key === "tensors") return [key, [HOSTILE, HOSTILE]];
     return [key, outside.includes(key) && typeof value === "string" ? HOSTILE : value];

@@ -2,13 +2,14 @@
 import { describe, expect, it, vi } from "vitest";
 import { createFaultPlan } from "../../src/cuda/emulated/faults.ts";
 import { STATUS } from "../../src/cuda/status.ts";
-import type { VramError } from "../../src/errors.ts";
+import { VramError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
+import { openCalls } from "../../src/process/calls.ts";
 import { openRemoteDevice } from "../../src/process/remote-device.ts";
 import { deviceEnvironment, startFrom } from "../../src/process/start-process.ts";
 import { until } from "../helpers/nvml-monitor.ts";
 import { emulatedInProcess, failureOf, openRemote, remoteOptions } from "../helpers/remote.ts";
-import { calls, infoOf, openScripted, type Script, scripted } from "../helpers/scripted.ts";
+import { calls, infoOf, LISTED, openScripted, type Script, scripted } from "../helpers/scripted.ts";
 import { codeOf, MIB } from "../helpers/vram.ts";
 
 /** As much as a header may take, and then nothing any more. */
@@ -67,6 +68,7 @@ describe("what was not agreed", () => {
     "an error of no known code": { kind: "failure", id: 1, error: { code: "X", message: "", fix: "", details: {} } },
     "progress of no call": { kind: "progress", id: 99, bytesDone: 0 },
     "a sign of life nobody asked for": { kind: "pong", id: 99 },
+    "a list nobody asked for": { kind: "listed", uuids: LISTED },
     "a second opening": { kind: "opened", info: infoOf("EMU-00000000-0000-4000-8000-000000000001") },
     "a pull of no stream": { kind: "pull", streamId: 1 },
     "an address": { kind: "result", id: 1, value: { bytesTotal: 0x7f00n, bytesFree: 1 } },
@@ -130,6 +132,9 @@ describe("opening", () => {
       ...{ CUDA_CACHE_DISABLE: "1", CUDA_MODULE_LOADING: "EAGER" },
     });
     expect(deviceEnvironment(await remoteOptions(), {})).not.toHaveProperty("CUDA_VISIBLE_DEVICES");
+    // One that lists them sees what the service may see.
+    const lists = deviceEnvironment({ backend: "cuda" }, { CUDA_VISIBLE_DEVICES: "1" });
+    expect(lists).toEqual({ CUDA_VISIBLE_DEVICES: "1", CUDA_CACHE_DISABLE: "1", CUDA_MODULE_LOADING: "EAGER" });
   });
 });
 
@@ -147,6 +152,70 @@ describe("deadlines", () => {
       ]);
       expect(process.kills).toBe(1);
     }
+  });
+
+  it("[VR-DEV-05] an idle process is asked each 10 seconds; one that does not answer is a stall", async () => {
+    vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
+    const clock = { now: 0, monotonicMs: () => clock.now };
+    let answers = true;
+    const onRequest: Script["onRequest"] = (request, channel) => {
+      if (request.kind === "ping" && answers) channel.send({ kind: "pong", id: request.id });
+    };
+    const { device, process } = await openScripted({ onRequest }, { clock, floorMs: 4000 });
+    const pass = async (seconds: number): Promise<void> => {
+      for (let second = 1; second <= seconds; second += 1) {
+        clock.now += 1000;
+        vi.advanceTimersByTime(1000);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    };
+    await pass(35);
+    expect(process.requests.map(({ kind }) => kind)).toEqual(["ping", "ping", "ping"]);
+    answers = false;
+    await pass(5 + 3);
+    expect([process.requests.length, process.kills]).toEqual([4, 0]);
+    const lost = new Promise<VramError>((resolve) => device.onLost(resolve));
+    await pass(1);
+    const { code, message } = await lost;
+    expect([code, message]).toEqual(["DEVICE_STALLED", "the device's process did not answer in time: a sign of life"]);
+    expect(process.kills).toBe(1);
+    await pass(30);
+    expect(process.requests).toHaveLength(4);
+    vi.useRealTimers();
+  });
+
+  it("keep a program alive while a call is under way, and not for a sign of life of an idle process", async () => {
+    const intervals = vi.spyOn(globalThis, "setInterval");
+    const keepAlive = (): number =>
+      intervals.mock.results.filter(({ value }) => (value as NodeJS.Timeout).hasRef()).length;
+    let asked = 0;
+    const calls = openCalls({
+      ...{ clock: undefined, floorMs: 30_000, idlePingMs: 1 },
+      sendPing: () => {
+        asked += 1;
+      },
+      onStall: () => expect.fail("late"),
+    });
+    expect(keepAlive()).toBe(0);
+    await until("it is asked", () => asked === 1);
+    expect([intervals.mock.results.length, keepAlive()]).toEqual([2, 0]);
+    const call = failureOf(calls.add(1, "memory", 30_000, (value) => value));
+    expect(keepAlive()).toBe(1);
+    calls.get(1).settle({ error: new VramError("ABORTED", "enough") });
+    expect([(await call).code, keepAlive()]).toEqual(["ABORTED", 0]);
+    const endless = failureOf(calls.add(2, "upload", undefined, (value) => value));
+    expect(keepAlive()).toBe(1);
+    calls.settleAll(new VramError("CLOSED", "closed"));
+    expect([(await endless).code, keepAlive()]).toEqual(["CLOSED", 0]);
+    intervals.mockRestore();
+  });
+
+  it("end with the device: one that was closed is not asked, and not lost afterwards", async () => {
+    vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
+    const { device } = await openScripted({}, { floorMs: 400 });
+    await device.close();
+    expect(vi.getTimerCount()).toBe(0);
+    vi.useRealTimers();
   });
 
   it("count the time between looks: a service that was stopped itself loses nothing", async () => {

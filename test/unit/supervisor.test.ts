@@ -1,74 +1,9 @@
 /** Keeping a device running: states in order, waits that grow, and when it is left alone. Devices are stand-ins. */
 import { describe, expect, it } from "vitest";
 import { VramError } from "../../src/errors.ts";
-import type { ProcessEnd } from "../../src/process/link.ts";
-import type { RemoteDevice } from "../../src/process/remote-device.ts";
-import { type DeviceChange, superviseDevice } from "../../src/process/supervisor.ts";
 import { until } from "../helpers/nvml-monitor.ts";
+import { LOST, superviseFakes as setUp } from "../helpers/supervised.ts";
 import { codeOf } from "../helpers/vram.ts";
-
-const GONE: ProcessEnd = { wedged: false, exitCode: null, signal: "SIGKILL" };
-const LOST = new VramError("DEVICE_LOST", "the device's process ended");
-
-interface Fake extends RemoteDevice {
-  readonly lose: (end?: ProcessEnd) => void;
-  closed: boolean;
-}
-
-function fakeDevice(pid: number): Fake {
-  const listeners: ((error: VramError) => void)[] = [];
-  let end: (end: ProcessEnd) => void = () => undefined;
-  const fake = {
-    pid,
-    ended: new Promise<ProcessEnd>((resolve) => {
-      end = resolve;
-    }),
-    closed: false,
-    onLost: (listener: (error: VramError) => void) => void listeners.push(listener),
-    close: async () => {
-      fake.closed = true;
-    },
-    lose: (how: ProcessEnd = GONE) => {
-      for (const listener of listeners) listener(LOST);
-      end(how);
-    },
-  };
-  return fake as unknown as Fake;
-}
-
-/** A supervisor of stand-ins; `open` may fail or be awaited by the test. */
-function setUp({ open = async () => undefined, bind = async () => undefined }: Hooks = {}) {
-  const devices: Fake[] = [];
-  const changes: DeviceChange[] = [];
-  const slept: number[] = [];
-  const clock = {
-    now: 0,
-    monotonicMs: () => clock.now,
-    sleep: async (ms: number) => {
-      slept.push(ms);
-      clock.now += ms;
-    },
-  };
-  const start = () =>
-    superviseDevice({
-      open: async () => {
-        await open(devices.length);
-        const device = fakeDevice(100 + devices.length);
-        devices.push(device);
-        return device;
-      },
-      bind: async (device) => bind(device as Fake),
-      onChange: (change) => void changes.push(change),
-      clock,
-    });
-  const states = (): string => changes.map(({ state }) => state).join(" ");
-  return { start, devices, changes, slept, clock, states };
-}
-
-interface Hooks {
-  readonly open?: (nth: number) => Promise<void>;
-  readonly bind?: (device: Fake) => Promise<void>;
-}
 
 describe("a supervisor", () => {
   it("rejects where the first start fails, and leaves nothing", async () => {
@@ -143,6 +78,20 @@ describe("a supervisor", () => {
     const supervisor = await start();
     await until("it runs again", () => supervisor.state === "running");
     expect(states()).toBe("starting running lost starting running");
+  });
+
+  it("[VR-DEV-05] one that is lost while it is bound again is started once, not by two at a time", async () => {
+    const { start, devices, states } = setUp({
+      bind: async (device) => {
+        if (device.pid === 101) device.lose();
+      },
+    });
+    const supervisor = await start();
+    devices[0]?.lose();
+    await until("it runs again", () => devices.length > 2 && supervisor.state === "running");
+    expect(states()).toBe("starting running lost starting running lost starting running");
+    expect(supervisor.restarts).toBe(2);
+    await supervisor.close();
   });
 
   it("once closed starts nothing, whatever it was doing", async () => {

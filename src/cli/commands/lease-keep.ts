@@ -1,0 +1,97 @@
+/**
+ * Keeping a lease: it is renewed at half of what remains, and the feed tells of its revocation at once. A lease that
+ * cannot be renewed is lost when the service says so, or when it runs out, whatever the reason.
+ */
+import type { Client, LeaseReply } from "../../client.ts";
+import { toVramError } from "../../errors.ts";
+
+/** How a lease is kept. Tests hand in their own time. */
+export interface Keeping {
+  readonly durationMs: number | undefined;
+  /** Fires when it is needed no more. */
+  readonly signal: AbortSignal;
+  readonly nowMs: () => number;
+  /** Waits; ends early when the signal fires. */
+  readonly pause: (ms: number, signal: AbortSignal) => Promise<void>;
+}
+
+export interface Kept {
+  /** Why it was lost; undefined if it was held to the end. */
+  readonly lost: string | undefined;
+  readonly renewals: number;
+}
+
+/** Renewals are no closer than this, so that a service in trouble is not asked without end. */
+const RENEW_MIN_MS = 250;
+
+/** Renews until the signal fires, or the lease is lost. */
+async function renewOn(client: Client, granted: LeaseReply, keeping: Keeping): Promise<Kept> {
+  const { durationMs, signal, nowMs, pause } = keeping;
+  let endsMs = nowMs() + granted.remainingMs;
+  let renewals = 0;
+  let trouble = "";
+  for (;;) {
+    const leftMs = endsMs - nowMs();
+    if (signal.aborted) return { lost: undefined, renewals };
+    if (leftMs <= 0) return { lost: `it ran out and could not be renewed${trouble}`, renewals };
+    await pause(Math.min(leftMs, Math.max(leftMs / 2, RENEW_MIN_MS)), signal);
+    if (signal.aborted) continue;
+    const [sentMs, waitMs] = [nowMs(), Math.max(1, Math.ceil(endsMs - nowMs()))];
+    try {
+      // What is answered after its end is too late.
+      const inTime = AbortSignal.any([signal, AbortSignal.timeout(waitMs)]);
+      const { lease } = await client.renew(granted.leaseId, durationMs === undefined ? {} : { durationMs }, {
+        signal: inTime,
+      });
+      // What the service says remains, remained when it was asked, or a little later.
+      endsMs = sentMs + lease.remainingMs;
+      renewals += 1;
+    } catch (thrown) {
+      const { code, message, retriable } = toVramError(thrown);
+      if (!retriable && !signal.aborted) return { lost: message, renewals };
+      if (code !== "ABORTED") trouble = `: ${message}`;
+    }
+  }
+}
+
+/** Resolves to why the lease was lost, as the feed tells it; to undefined if the feed ends before that. */
+async function hearOfLoss(client: Client, { leaseId }: LeaseReply, signal: AbortSignal): Promise<string | undefined> {
+  try {
+    for await (const item of client.feed({ types: ["lease_revoked", "lease_expired"], signal })) {
+      // After a gap nobody knows what was said in it.
+      if (item.kind === "gap") await client.lease(leaseId, { signal });
+      else if (item.entry["leaseId"] === leaseId) {
+        const because = item.entry["because"];
+        return item.entry.type === "lease_expired" ? "it ran out" : `it was revoked (${String(because)})`;
+      }
+    }
+  } catch (thrown) {
+    const { code, message } = toVramError(thrown);
+    if (code === "LEASE_NOT_FOUND") return message;
+  }
+  return undefined;
+}
+
+/** Keeps a lease until `signal` fires or it is lost; `onLost` is called at once, and at most once. */
+export async function keepLease(
+  client: Client,
+  granted: LeaseReply,
+  keeping: Keeping,
+  onLost: (why: string) => void,
+): Promise<Kept> {
+  const stop = new AbortController();
+  const signal = AbortSignal.any([keeping.signal, stop.signal]);
+  let lost: string | undefined;
+  const lose = (why: string | undefined): void => {
+    if (why === undefined || lost !== undefined || keeping.signal.aborted) return;
+    lost = why;
+    stop.abort();
+    onLost(why);
+  };
+  const hearing = hearOfLoss(client, granted, signal).then(lose);
+  const { lost: why, renewals } = await renewOn(client, granted, { ...keeping, signal });
+  lose(why);
+  stop.abort();
+  await hearing;
+  return { lost, renewals };
+}

@@ -1,0 +1,175 @@
+/**
+ * `vram-residency/client`: the API of a service as functions. The commands that talk to a service use nothing else.
+ *
+ * Every function throws `VramError`: what the service refused under the service's own code, `SERVICE_UNREACHABLE` where
+ * nobody answers or somebody else does, `ABORTED` when the signal fires. Calls that only ask have a deadline of 60 s.
+ * Those that measure or seal have none of their own: the service has one for whatever it asks of a device.
+ *
+ * ```ts
+ * const client = openClient({ socket: "/run/vram-residency/vram.sock" });
+ * const { lease } = await client.grant({ shard: "model.safetensors", maxAgeMs: 0 });
+ * ```
+ */
+import type { z } from "zod";
+import { anyObject, readState, readValue, requireSuccess } from "./client/answers.ts";
+import { type FeedItem, type FeedOptions, type Pause, readFeed } from "./client/feed.ts";
+import { type Exchange, openTransport, type ServiceAddress } from "./client/transport.ts";
+import { VramError } from "./errors.ts";
+import * as replies from "./service/replies.ts";
+import type {
+  LeaseRequest,
+  PlanRequest,
+  RenewRequest,
+  ResumeRequest,
+  SealRequestBody,
+  VerifyRequestBody,
+} from "./service/requests.ts";
+
+export { errorFromReply } from "./client/answers.ts";
+export type { FeedEntry, FeedItem, FeedOptions } from "./client/feed.ts";
+export type { ServiceAddress } from "./client/transport.ts";
+export { type ErrorCode, VramError } from "./errors.ts";
+export { withCorrelation } from "./journal/scope.ts";
+export type {
+  DeviceState,
+  Eviction,
+  GrantedLease,
+  LeaseReply,
+  Listing,
+  MissingShard,
+  OperationReply,
+  Plan,
+  Readiness,
+  RenewedLease,
+  ShardRecordReply,
+  Verification,
+} from "./service/replies.ts";
+export type { LeaseRequest, PlanRequest, RenewRequest, ResumeRequest, SealRequestBody, VerifyRequestBody };
+
+/** What every call takes. */
+export interface CallOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** A shard, or the members of a set; or something wanted that is not resident. */
+export type Shown = Pick<replies.Listing, "shards" | "missing">;
+
+/** A service. Shards go by their id or name. */
+export interface Client {
+  /** The socket or address, for messages. */
+  readonly where: string;
+  plan(request: PlanRequest, options?: CallOptions): Promise<replies.Plan>;
+  /** Begins to seal; with `wait: true` answers when that has ended. A failed operation is an answer, not an error. */
+  seal(request: SealRequestBody, options?: CallOptions): Promise<replies.OperationReply>;
+  operation(operationId: string, options?: CallOptions): Promise<replies.OperationReply>;
+  cancel(operationId: string, options?: CallOptions): Promise<replies.OperationReply>;
+  list(options?: CallOptions): Promise<replies.Listing>;
+  show(shard: string, options?: CallOptions): Promise<Shown>;
+  verify(shard: string, request?: VerifyRequestBody, options?: CallOptions): Promise<replies.Verification>;
+  /** The execute gate: verifies, or settles for a verification fresh enough, then grants. */
+  grant(request: LeaseRequest, options?: CallOptions): Promise<replies.GrantedLease>;
+  renew(leaseId: string, request?: RenewRequest, options?: CallOptions): Promise<replies.RenewedLease>;
+  release(leaseId: string, options?: CallOptions): Promise<replies.LeaseReply>;
+  lease(leaseId: string, options?: CallOptions): Promise<replies.LeaseReply>;
+  leases(options?: CallOptions): Promise<readonly replies.LeaseReply[]>;
+  evict(shard: string, options?: CallOptions & { readonly revoke?: boolean }): Promise<replies.Eviction>;
+  resume(request: ResumeRequest, options?: CallOptions): Promise<readonly replies.DeviceState[]>;
+  devices(options?: CallOptions): Promise<readonly replies.DeviceState[]>;
+  /** What is resident, what is missing, and the devices; also where the service is not ready. */
+  ready(options?: CallOptions): Promise<replies.Readiness>;
+  /** What `/readyz` says. */
+  health(options?: CallOptions): Promise<"ok" | "not-ready">;
+  /** The live view of the journal; resumes by itself. Ends with the signal. */
+  feed(options?: FeedOptions): AsyncIterable<FeedItem>;
+  /** The newest log checkpoint, a signed note. */
+  logCheckpoint(options?: CallOptions): Promise<string>;
+  /** The last lines of the audit log, as they stand there; as many as the service gives unless told. */
+  logLines(last?: number, options?: CallOptions): Promise<readonly string[]>;
+  /** A C2SP tlog-proof that a line is in the log. */
+  logProof(seq: number, options?: CallOptions): Promise<string>;
+  /** Figures in the Prometheus text format. */
+  metrics(options?: CallOptions): Promise<string>;
+  /** The OpenAPI 3.1 document. */
+  openapi(options?: CallOptions): Promise<Readonly<Record<string, unknown>>>;
+  /** Ends the connections that are kept. */
+  close(): void;
+}
+
+export interface ClientOptions {
+  /** How the feed waits before it connects again. */
+  readonly pause?: Pause;
+}
+
+/** Questions are answered from what the service knows; only `ready` and `devices` ask a device, which has 30 s. */
+const ASK_MS = 60_000;
+const shown = replies.listing.pick({ shards: true, missing: true });
+
+/** An id or name as a part of a path. Those that would lead elsewhere are nobody's. */
+function segment(idOrName: string): string {
+  if (!/^\.{0,2}$/.test(idOrName)) return encodeURIComponent(idOrName);
+  const message = `${JSON.stringify(idOrName)} is no id or name`;
+  throw new VramError("INVALID_ARGUMENT", message, { details: { argument: "id" } });
+}
+
+/**
+ * A client of the service at this address. Connects when something is asked. `INVALID_ARGUMENT` for an address that is
+ * none, and for a token that would go to another machine in the clear.
+ */
+export function openClient(address: ServiceAddress, { pause }: ClientOptions = {}): Client {
+  const transport = openTransport(address);
+  const { where } = transport;
+
+  const get = (path: string, { signal }: CallOptions = {}, accept = "application/json") =>
+    transport.ask({ method: "GET", path, signal, idleMs: ASK_MS, headers: { accept } });
+  const getText = async (path: string, options: CallOptions | undefined, accept = "text/plain"): Promise<string> =>
+    requireSuccess(await get(path, options, accept), where);
+  const getValue = async <T>(schema: z.ZodType<T>, path: string, options?: CallOptions): Promise<T> =>
+    readValue(schema, requireSuccess(await get(path, options), where), where);
+  const change = async <T>(
+    schema: z.ZodType<T>,
+    [method, path, body]: readonly [Exchange["method"], path: string, body?: unknown],
+    { signal }: CallOptions = {},
+  ): Promise<T> => {
+    const answer = await transport.ask({ method, path, signal, ...(body === undefined ? {} : { body }) });
+    return readValue(schema, requireSuccess(answer, where), where);
+  };
+  const operationAt = (id: string): string => `/v1/operations/${segment(id)}`;
+  const shardAt = (idOrName: string): string => `/v1/shards/${segment(idOrName)}`;
+  const leaseAt = (id: string): string => `/v1/leases/${segment(id)}`;
+
+  return {
+    where,
+    plan: (request, options) => change(replies.plan, ["POST", "/v1/plan", request], options),
+    seal: (request, options) => change(replies.operation, ["POST", "/v1/shards", request], options),
+    operation: (id, options) => getValue(replies.operation, operationAt(id), options),
+    cancel: (id, options) => change(replies.operation, ["DELETE", operationAt(id)], options),
+    list: (options) => getValue(replies.listing, "/v1/shards", options),
+    show: (shard, options) => getValue(shown, shardAt(shard), options),
+    verify: (shard, request = {}, options) =>
+      change(replies.verification, ["POST", `${shardAt(shard)}/verifications`, request], options),
+    grant: (request, options) => change(replies.grantedLease, ["POST", "/v1/leases", request], options),
+    renew: (id, request = {}, options) =>
+      change(replies.renewedLease, ["POST", `${leaseAt(id)}/renewals`, request], options),
+    release: (id, options) => change(replies.lease, ["DELETE", leaseAt(id)], options),
+    lease: (id, options) => getValue(replies.lease, leaseAt(id), options),
+    leases: async (options) => (await getValue(replies.leases, "/v1/leases", options)).leases,
+    evict: (shard, { revoke, signal } = {}) =>
+      change(replies.eviction, ["DELETE", `${shardAt(shard)}${revoke === true ? "?revoke=true" : ""}`], { signal }),
+    resume: async (request, options) =>
+      (await change(replies.devices, ["POST", "/v1/resume", request], options)).devices,
+    devices: async (options) => (await getValue(replies.devices, "/v1/devices", options)).devices,
+    ready: async (options) => readState(replies.readiness, await get("/v1/ready", options), where),
+    health: async (options) => readState(replies.health, await get("/readyz", options), where).status,
+    feed: (options = {}) => readFeed(transport, options, pause),
+    logCheckpoint: (options) => getText("/v1/audit/checkpoint", options),
+    logLines: async (last, options) => {
+      const query = last === undefined ? "" : `?last=${last}`;
+      const text = await getText(`/v1/audit/entries${query}`, options, "application/jsonl");
+      return text.split("\n").filter((line) => line !== "");
+    },
+    logProof: (seq, options) => getText(`/v1/audit/proofs/${seq}`, options),
+    metrics: (options) => getText("/metrics", options),
+    openapi: (options) => getValue(anyObject, "/v1/openapi.json", options),
+    close: () => transport.close(),
+  };
+}

@@ -1,0 +1,103 @@
+/**
+ * What is said about a service: its start and end, the processes of its devices, its leases, and who was not let in.
+ * Rows of the one table, with their words in a file of their own.
+ */
+import { ERROR_TABLE } from "../errors.ts";
+import type { Entry } from "../journal/entry.ts";
+import type { Transport } from "../journal/service-body.ts";
+import { count, DEBUG, FAILURE, GOOD, inMs, inSeconds, type Line, line, WARNING } from "./line.ts";
+
+/** The rows of these types; what an entry has decides which texts a row can use. */
+type Rows<Type extends Entry["type"]> = {
+  readonly [E in Entry as E["type"] & Type]: (entry: E) => Line | undefined;
+};
+
+const over = (transport: Transport): string => (transport === "socket" ? "over the socket" : `over ${transport}`);
+
+export const SERVICE_ROWS: Rows<"service_started" | "service_stopped" | "device_process_changed" | "wanted_refused"> = {
+  service_started: ({ version, backend, instanceId, devices, lost = [], lostTotal = lost.length }) => {
+    const gone = lostTotal === 0 ? "" : `; not resident any more: ${count(lostTotal, "shard")}`;
+    const human = `vram-residency ${version} runs on ${count(devices.length, "device")}, backend ${backend}${gone}`;
+    return line(["vram-residency", "init", "started"], instanceId, human);
+  },
+  service_stopped: ({ because, code }) => {
+    const told = ["vram-residency", "shutdown", "ended"] as const;
+    const target = "vram-residency";
+    if (because === "closed") return line(told, target, "vram-residency was closed in order");
+    if (because === "interrupted") {
+      return line(told, target, "vram-residency was interrupted before it had closed in order", WARNING);
+    }
+    const human = `vram-residency failed: ${ERROR_TABLE[code ?? "INTERNAL"].meaning}`;
+    return line(told, target, human, { ...FAILURE, errorKind: code ?? "INTERNAL" });
+  },
+  device_process_changed: ({ device: { ordinal, uuid }, state, pid, code = "DEVICE_LOST", restarts }) => {
+    const what = `the process of device ${ordinal}`;
+    const failure = { ...FAILURE, errorKind: code };
+    const often = `${count(restarts, "restart")} in 5 minutes`;
+    const which = `${pid === undefined ? "" : ` (pid ${pid})`}${restarts === 0 ? "" : `, after ${often}`}`;
+    const told = {
+      starting: line(["worker", "process_start", "starting"], uuid, `${what} is being started`, DEBUG),
+      running: line(["worker", "process_run", "running"], uuid, `${what} runs${which}`),
+      lost: line(
+        ["worker", "process_lost", "lost"],
+        uuid,
+        `${what} is gone, and what was resident in it: ${code}; it is started again`,
+        failure,
+      ),
+      stopped: line(
+        ["worker", "process_stop", "stopped"],
+        uuid,
+        `${what} is not started again after ${often}`,
+        failure,
+      ),
+      wedged: line(
+        ["worker", "process_wedge", "wedged"],
+        uuid,
+        `${what} cannot be killed, and no other is started: ${code}`,
+        failure,
+      ),
+    };
+    return told[state];
+  },
+  // Its reason is the message of an error, which may name the source.
+  wanted_refused: ({ name, code }) => {
+    const human = `${name} was wanted, and is not sealed again: ${ERROR_TABLE[code].meaning}`;
+    return line(["vram-residency", "wanted_refused", "refused"], name, human, { ...FAILURE, errorKind: code });
+  },
+};
+
+export const CALLER_ROWS: Rows<
+  | "lease_granted"
+  | "lease_renewed"
+  | "lease_released"
+  | "lease_expired"
+  | "lease_revoked"
+  | "auth_failed"
+  | "request_refused"
+> = {
+  lease_granted: ({ name, leaseId, holder, caller, durationMs, measuredAgeMs }) => {
+    const human = `${holder} (${caller}) relies on ${name} for ${inSeconds(durationMs)}: ${leaseId}, measured ${inMs(measuredAgeMs)} before`;
+    return line(["worker", "lease_grant", "leased"], name, human, GOOD);
+  },
+  lease_renewed: ({ name, leaseId, durationMs }) =>
+    line(["worker", "lease_renew", "renewed"], name, `${leaseId} of ${name} goes on for ${inSeconds(durationMs)}`),
+  lease_released: ({ name, leaseId }) =>
+    line(["worker", "lease_release", "released"], name, `${leaseId} of ${name} was given back`),
+  lease_expired: ({ name, leaseId }) =>
+    line(["worker", "lease_expire", "expired"], name, `${leaseId} of ${name} ran out`),
+  lease_revoked: ({ name, leaseId, because }) =>
+    line(
+      ["worker", "lease_revoke", "revoked"],
+      name,
+      `${leaseId} of ${name} is revoked (${because}): do not rely on it`,
+      WARNING,
+    ),
+  auth_failed: ({ failure, transport, caller = "somebody" }) => {
+    const human = `${caller} was not let in ${over(transport)}: ${failure}`;
+    return line(["vram-residency", "auth_failed", "refused"], caller, human, { ...WARNING, errorKind: failure });
+  },
+  request_refused: ({ status, code, transport, caller = "somebody" }) => {
+    const human = `a request of ${caller} ${over(transport)} was refused with ${status}: ${ERROR_TABLE[code].meaning}`;
+    return line(["vram-residency", "request_refused", "refused"], caller, human, { ...WARNING, errorKind: code });
+  },
+};
