@@ -4,9 +4,12 @@
  */
 
 import type { Vram } from "./api.ts";
-import { assert } from "./assert.ts";
+import { assert, present } from "./assert.ts";
 import type { EmulatedDriver } from "./cuda/emulated/options.ts";
+import type { LocalDevice } from "./device/local.ts";
 import { type OpenSystem, openSystem, type TestOptions, type VramOptions } from "./open.ts";
+import { openProcessDevice } from "./process/open-device.ts";
+import type { RemoteDevice, RemoteDeviceOptions } from "./process/remote-device.ts";
 import { flipShardBit } from "./tamper.ts";
 import { createVram } from "./vram.ts";
 
@@ -21,6 +24,65 @@ export interface TestVram {
   readonly open: OpenSystem & { readonly driver: EmulatedDriver };
   /** Flips one bit of a sealed shard in VRAM through a writable alias. Offset in bytes, bit 0–7. */
   readonly flipBit: (idOrName: string, offset: number, bit: number) => Promise<void>;
+}
+
+/** What a service under test can be told, beside what anybody can ask it. */
+export interface TamperedService {
+  /** Flips one bit of a sealed shard in the memory of its emulated device. Offset in bytes, bit 0–7. */
+  readonly flipBit: (idOrName: string, offset: number, bit: number) => Promise<void>;
+}
+
+/** An emulated device in this process, where the service would have one in a process of its own. */
+async function openHere(options: RemoteDeviceOptions, devices: Map<string, LocalDevice>): Promise<RemoteDevice> {
+  assert(options.backend === "emulated", "only an emulated device is tampered with");
+  const { device, close } = await openProcessDevice(options, options.report);
+  devices.set(device.info.uuid, device);
+  const more: Pick<RemoteDevice, "pid" | "ended" | "close"> = {
+    pid: process.pid,
+    ended: new Promise(() => undefined),
+    close,
+  };
+  const isMore = (key: PropertyKey): key is keyof typeof more => Object.hasOwn(more, key);
+  return new Proxy(device as unknown as RemoteDevice, {
+    get: (target, key) => {
+      if (isMore(key)) return more[key];
+      const value: unknown = Reflect.get(target, key, target);
+      // Methods with private fields need the device itself.
+      return typeof value === "function" ? (value.bind(target) as unknown) : value;
+    },
+  });
+}
+
+/**
+ * Runs `vram serve` with these arguments, on emulated devices in this process whose bytes can be changed. Resolves to
+ * the exit code. The shipped command has no such way in.
+ */
+export async function serveForTests(
+  argv: readonly string[],
+  onOpen: (service: TamperedService) => void,
+): Promise<number> {
+  // Loaded here: who tests against the library needs no command line.
+  const [{ processHost }, { main }] = await Promise.all([import("./cli/host.ts"), import("./cli/main.ts")]);
+  const devices = new Map<string, LocalDevice>();
+  const host = processHost();
+  return main(["serve", "--backend", "emulated", ...argv], {
+    ...host,
+    signal: host.signal,
+    service: {
+      openDevice: (options) => openHere(options, devices),
+      onOpen: ({ open }) =>
+        onOpen({
+          flipBit: async (idOrName, offset, bit) => {
+            const shard = open.system.registry.find(idOrName);
+            await present(devices.get(shard.device.uuid), "the shard's device").flipBit(
+              shard.allocationId,
+              offset,
+              bit,
+            );
+          },
+        }),
+    },
+  });
 }
 
 const onEmulation = (open: OpenSystem): open is TestVram["open"] => "emulation" in open.driver;
