@@ -1,8 +1,9 @@
-/** `npm run bench -- digest|seal|verify|audit [--mib 1024] [--runs 5] [--json FILE]`. Needs a build. */
+/** `npm run bench -- digest|seal|verify|audit|service [--mib 1024] [--runs 5] [--json FILE]`. Needs a build. */
 import { parseArgs } from "node:util";
 import { benchAudit } from "./audit.mjs";
 import { benchDigest } from "./digest.mjs";
 import { benchSeal } from "./seal.mjs";
+import { benchService } from "./service.mjs";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -17,7 +18,8 @@ const options = { mib: Number(values.mib), runs: Number(values.runs), json: valu
 if (what === "digest") await benchDigest(options);
 else if (what === "seal" || what === "verify") await benchSeal(options);
 else if (what === "audit") await benchAudit(options);
+else if (what === "service") await benchService(options);
 else {
-  console.error("usage: npm run bench -- digest|seal|verify|audit [--mib 1024] [--runs 5] [--json FILE]");
+  console.error("usage: npm run bench -- digest|seal|verify|audit|service [--mib 1024] [--runs 5] [--json FILE]");
   process.exitCode = 2;
 }
