@@ -2,7 +2,7 @@
  * What a service does when it is asked: the calls of the routes, in terms of the library, the keeper and the operations.
  * Nothing is answered as sealed that is not wanted, and nothing is answered as evicted that still is.
  */
-import { basename } from "node:path";
+import { basename, relative } from "node:path";
 import type { Vram } from "../api.ts";
 import type { ConfigValues } from "../config/table.ts";
 import { evidenceOf } from "../device/detect.ts";
@@ -45,9 +45,16 @@ export type Calls = Omit<
 const strictestAge = (configured: number, asked: number): number =>
   configured === 0 || asked === 0 ? Math.max(configured, asked) : Math.min(configured, asked);
 
-/** Over TCP only files under configured roots: whoever reaches the socket may read files here anyway. */
-function requireRoots({ values }: Parts, { transport }: Caller): void {
-  if (transport === "socket" || values.modelRoots !== undefined) return;
+/**
+ * Over TCP only files under configured roots: whoever reaches the socket may read files here anyway. Judged by the path
+ * alone first, so that nobody learns what there is elsewhere; links are judged where it is opened.
+ */
+function requireRoots({ values }: Parts, { transport }: Caller, path: string): void {
+  if (transport === "socket") return;
+  const { modelRoots } = values;
+  const isUnder = (root: string): boolean => !relative(root, path).startsWith("..");
+  if (modelRoots?.some(isUnder) === true) return;
+  if (modelRoots !== undefined) throw new VramError("SOURCE_REFUSED", `${path}: not under a model root`);
   throw new VramError("SOURCE_REFUSED", "over TCP nothing is read: no modelRoots are configured", {
     fix: "set modelRoots in the configuration of the service, or ask on its socket",
   });
@@ -163,13 +170,13 @@ async function evictNamed(parts: Parts, idOrName: string, revoke: boolean): Retu
 /** What comes to sealing and evicting. */
 const residencyCalls = (parts: Parts): Pick<Calls, "plan" | "seal" | "operation" | "cancel" | "evict" | "resume"> => ({
   plan: async ({ path, ...request }, caller) => {
-    requireRoots(parts, caller);
+    requireRoots(parts, caller, path);
     const planned = await parts.vram.plan(path, given(request));
     return { ...planned, members: [...planned.members] };
   },
   seal: async (request, caller) => {
     parts.requireAccepting();
-    requireRoots(parts, caller);
+    requireRoots(parts, caller, request.path);
     const name = nameFor(request);
     requireNameFree(parts, name, request.device);
     const { operation, ended } = parts.operations.begin("seal", name, (signal) =>

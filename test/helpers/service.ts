@@ -1,15 +1,21 @@
 /** Services as tests have them: the real composition, with devices whose processes run in this one. */
+import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
+import http from "node:http";
 import { join } from "node:path";
 import { afterEach } from "vitest";
 import { mergeSettings } from "../../src/config/config.ts";
 import type { Place } from "../../src/config/places.ts";
+import type { ConfigValues } from "../../src/config/table.ts";
+import { peerCredentials } from "../../src/ffi.ts";
 import type { Entry } from "../../src/journal/entry.ts";
 import type { OpenedDevice } from "../../src/process/open-device.ts";
 import { openProcessDevice } from "../../src/process/open-device.ts";
 import type { StartProcess } from "../../src/process/start-process.ts";
+import { type HttpServer, openServer } from "../../src/service/http/server.ts";
 import { type OpenService, openService, type ServiceOptions } from "../../src/service/open-service.ts";
 import type { Caller, Service } from "../../src/service/service.ts";
+import { openTokens } from "../../src/service/tokens.ts";
 import { type InProcess, inProcess, SIZES } from "./remote.ts";
 import { temporaryFolder } from "./vram.ts";
 
@@ -49,6 +55,7 @@ export interface TestDevice {
 
 export interface TestService extends OpenService {
   readonly service: Service;
+  readonly values: ConfigValues;
   readonly entries: readonly Entry[];
   /** Every device that was opened, in order; one that was opened again is there twice. */
   readonly devices: readonly TestDevice[];
@@ -62,7 +69,49 @@ export interface TestService extends OpenService {
 
 const open = new Set<TestService>();
 
+/** The servers in front of a test's service: its socket, and a TCP port with a token of each scope. */
+export interface Front {
+  readonly server: HttpServer;
+  readonly socket: string;
+  readonly port: number;
+  readonly tokens: Readonly<Record<"use" | "operate", string>>;
+  /** Asks over TCP with a token, or on the socket without. */
+  ask(method: string, path: string, body?: object, token?: string): Promise<{ status: number; text: string }>;
+}
+
+/** Lets callers reach a service; closed with `end`. */
+export async function openFront(test: TestService, home: Home): Promise<Front> {
+  const store = openTokens(home.stateDir);
+  const tokens = { use: (await store.add("u", "use")).token, operate: (await store.add("o", "operate")).token };
+  const socket = join(home.folder, "run", "test.sock");
+  const server = await openServer({
+    ...{ service: test.service, tokens: store, peerOf: peerCredentials, uid: home.place.uid, groupId: undefined },
+    values: { ...test.values, socket, listen: "127.0.0.1:0" },
+    report: () => undefined,
+  });
+  fronts.add(server);
+  const port = server.addresses.listen?.port ?? 0;
+  const ask: Front["ask"] = async (method, path, body, token) => {
+    const target = token === undefined ? { socketPath: socket } : { host: "127.0.0.1", port };
+    const headers = {
+      ...(body === undefined ? {} : { "content-type": "application/json" }),
+      ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+    };
+    const request = http.request({ ...target, method, path, headers });
+    request.end(body === undefined ? undefined : JSON.stringify(body));
+    const [reply] = (await once(request, "response")) as [http.IncomingMessage];
+    const parts: Buffer[] = [];
+    for await (const part of reply) parts.push(part as Buffer);
+    return { status: reply.statusCode ?? 0, text: Buffer.concat(parts).toString() };
+  };
+  return { server, socket, port, tokens, ask };
+}
+
+const fronts = new Set<HttpServer>();
+
 afterEach(async () => {
+  for (const server of fronts) await server.close(0);
+  fronts.clear();
   for (const one of [...open]) await one.end();
 });
 
@@ -127,6 +176,7 @@ export async function openTestService(
           await device.close();
         }
       }),
+    values: config.values,
     entries,
     devices,
     kill: (uuid) => {
