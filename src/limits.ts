@@ -90,8 +90,8 @@ export const LIMITS = {
   /** Lines are kept for 365 days (VR-AUD-05). */
   auditRetentionDays: 365,
   /**
-   * Refused requests: 8 a minute of one kind are written, the others counted. One kind that never ends takes 9 lines ×
-   * 525,600 minutes × 430 bytes, with the leaf hash, = 2.0 GB a year.
+   * Refused requests: 8 of one kind are written in a minute, the others counted. One kind that never ends takes a line ×
+   * 525,600 minutes × 430 bytes, with the leaf hash, = 0.2 GB a year.
    */
   auditRefusals: 8,
   auditRefusalsMs: 60_000,

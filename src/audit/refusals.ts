@@ -1,8 +1,9 @@
 /**
  * Refused requests must not fill the log (VR-AUD-03): whoever may ask can be refused as often as he likes, and whoever
  * only reaches the service need not even be let in. Of each kind some are written in a minute; the others are counted,
- * and one entry tells how many there were: the last one of them, with `repeated` and `sinceMs`. After a crash the count
- * of that minute is lost.
+ * and one entry tells how many there were: the last one of them, with `repeated` and `sinceMs`. In the minute behind one
+ * with a count everything is counted: what never stops takes one line a minute. After a crash the count of that minute
+ * is lost.
  */
 import { LIMITS } from "../limits.ts";
 import type { Draft } from "./log-writer.ts";
@@ -17,7 +18,7 @@ const REFUSALS: ReadonlyMap<string, readonly string[]> = new Map([
 ]);
 
 interface Kind {
-  readonly beganMs: number;
+  beganMs: number;
   written: number;
   repeated: number;
   last: Draft;
@@ -50,10 +51,15 @@ export function createRefusals(now: () => number): Refusals {
   const kinds = new Map<string, Kind>();
 
   const settleOne = (name: string, kind: Kind): Draft[] => {
-    kinds.delete(name);
-    if (kind.repeated === 0) return [];
+    if (kind.repeated === 0) {
+      kinds.delete(name);
+      return [];
+    }
+    const { repeated, beganMs } = kind;
     const { type, timeMs, data } = kind.last;
-    return [{ type, timeMs, data: { ...data, repeated: kind.repeated, sinceMs: Math.round(now() - kind.beganMs) } }];
+    kind.beganMs = now();
+    kind.repeated = 0;
+    return [{ type, timeMs, data: { ...data, repeated, sinceMs: Math.round(kind.beganMs - beganMs) } }];
   };
 
   return {
