@@ -178,7 +178,7 @@ export const KEYS = {
   "limits.waiting": key(kinds.integer(0, 65_536), LIMITS.serviceWaiting, "requests that wait for their turn", {
     policy: tighter.lower,
   }),
-  "limits.bodyBytes": key(kinds.size(KIB, 64 * MIB), LIMITS.serviceBodyBytes, "body of a request", {
+  "limits.bodyBytes": key(kinds.size(KIB, MIB), LIMITS.serviceBodyBytes, "body of a request", {
     policy: tighter.lower,
   }),
   "limits.headerBytes": key(kinds.size(KIB, MIB), LIMITS.serviceHeaderBytes, "headers of a request, together", {

@@ -30,7 +30,7 @@ export function evict(
     const { name, byteLength, shardId } = shard.seal;
     if (shard.state === "evicted") throw new VramError("SHARD_NOT_FOUND", `${name} was evicted meanwhile`);
     if (shard.leases > 0 && (because === "evicted" || because === "undone")) {
-      throw new VramError("SHARD_BUSY", `${name} has ${shard.leases} leases`, { details: { shardId } });
+      throw new VramError("SHARD_BUSY", `${name} is leased (${shard.leases})`, { details: { shardId } });
     }
     system.registry.remove(shard);
     shard.state = "evicted";

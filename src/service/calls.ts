@@ -156,7 +156,7 @@ async function evictNamed(parts: Parts, idOrName: string, revoke: boolean): Retu
   const leased = shards.find(({ leases }) => leases > 0);
   if (leased !== undefined) {
     const { name, shardId } = leased.seal;
-    throw new VramError("SHARD_BUSY", `${name} has ${leased.leases} leases`, {
+    throw new VramError("SHARD_BUSY", `${name} is leased (${leased.leases})`, {
       fix: "release them, or evict with revocation",
       details: { shardId, leases: leased.leases },
     });

@@ -14,8 +14,8 @@ import { temporaryFolder } from "./vram.ts";
 
 export const OPERATE = `vram_operate_${"o".repeat(43)}`;
 export const USE = `vram_use_${"u".repeat(43)}`;
-/** The user of the service, as the fake kernel has it. */
-export const UID = 1000;
+/** The user of the service. */
+export const UID = process.getuid?.() ?? 0;
 
 const info = (scope: TokenInfo["scope"], fingerprint: string): TokenInfo => ({
   ...{ name: scope, scope, fingerprint, createdAtMs: 0 },
@@ -124,12 +124,12 @@ export const readText = async (message: IncomingMessage): Promise<string> =>
 export async function begin(where: Where, path: string, ask: Ask = {}): Promise<IncomingMessage> {
   const { method = "GET", body, headers = {}, signal, agent } = ask;
   const text = body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body);
+  const isChunked = headers["transfer-encoding"] !== undefined;
+  const length = text === undefined || isChunked ? {} : { "content-length": Buffer.byteLength(text) };
+  const type = text === undefined ? {} : { "content-type": "application/json" };
   const request = http.request({
     ...{ ...where, host: "127.0.0.1", path, method, agent: agent ?? false },
-    headers: {
-      ...(text === undefined ? {} : { "content-type": "application/json", "content-length": Buffer.byteLength(text) }),
-      ...headers,
-    },
+    headers: { ...type, ...length, ...headers },
     ...(signal === undefined ? {} : { signal }),
   });
   request.end(text);

@@ -119,7 +119,7 @@ afterEach(async () => {
 export async function openTestService(
   home: Home,
   settings: Readonly<Record<string, unknown>> = {},
-  more: Pick<ServiceOptions, "clock"> = {},
+  { readers: others = [], ...more }: Pick<ServiceOptions, "clock" | "readers"> = {},
 ): Promise<TestService> {
   const all = {
     stateDir: home.stateDir,
@@ -153,7 +153,7 @@ export async function openTestService(
     });
     return process.start(request, env);
   };
-  const readers = [{ required: false, accept: (entry: Entry) => void entries.push(entry) }];
+  const readers = [{ required: false, accept: (entry: Entry) => void entries.push(entry) }, ...others];
   const opened = await openService({ config, place: home.place, readers, start, ...more });
   opened.restore();
   await opened.settled();

@@ -6,7 +6,17 @@ import { withCorrelation } from "../../src/journal/scope.ts";
 import { SECURITY_HEADERS } from "../../src/service/http/exchange.ts";
 import { nameOf, type Route } from "../../src/service/http/route.ts";
 import { ROUTES } from "../../src/service/http/routes.ts";
-import { ask, bearer, OPERATE, openTestServer, type Reply, type TestServer, USE, type Where } from "../helpers/http.ts";
+import {
+  ask,
+  bearer,
+  OPERATE,
+  openTestServer,
+  type Reply,
+  type TestServer,
+  UID,
+  USE,
+  type Where,
+} from "../helpers/http.ts";
 
 /** A request that each route answers, by its name. */
 const REQUESTS: Readonly<Record<string, { readonly path: string; readonly body?: unknown; readonly status?: number }>> =
@@ -114,7 +124,7 @@ describe("what the service is asked", () => {
       ["evict", "org/model:7b", { revoke: true }],
       ["evict", "model", { revoke: false }],
       ["grant", { shard: "model", holder: "me" }, { transport: "tcp", scope: "use", name: "token 0a0a0a" }],
-      ["plan", { path: "/a", shards: 2 }, { transport: "socket", scope: "operate", name: "uid 1000" }],
+      ["plan", { path: "/a", shards: 2 }, { transport: "socket", scope: "operate", name: `uid ${UID}` }],
       ["logLines", 100],
     ]);
   });

@@ -1,15 +1,14 @@
 /** The listeners of a service: where they may be, what they leave behind, and how they end. */
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmod, chown, mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
 import https from "node:https";
-import { createServer, type Socket } from "node:net";
+import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openServer, type ServerOptions, type ServerValues } from "../../src/service/http/server.ts";
-import type { Plan } from "../../src/service/replies.ts";
 import { createFakeService } from "../helpers/fake-service.ts";
-import { ask, begin, bearer, open, openTestServer, readAll, readText, serverValues, UID, USE } from "../helpers/http.ts";
+import { ask, bearer, open, openTestServer, readAll, readText, serverValues, UID, USE } from "../helpers/http.ts";
 import { codeOf, temporaryFolder } from "../helpers/vram.ts";
 
 const exists = (path: string): Promise<boolean> =>
@@ -18,23 +17,18 @@ const exists = (path: string): Promise<boolean> =>
     () => false,
   );
 const modeOf = async (path: string): Promise<string> => ((await stat(path)).mode & 0o777).toString(8);
-const own = { uid: process.getuid?.() ?? 0 };
 
-function optionsOf(values: ServerValues, more: Partial<ServerOptions> = {}): ServerOptions {
-  return {
+function openAt(values: ServerValues, more: Partial<ServerOptions> = {}) {
+  return openServer({
     ...{ service: createFakeService(), tokens: { check: async () => undefined }, values },
-    ...{ peerOf: () => own, uid: own.uid, groupId: undefined, report: () => undefined, ...more },
-  };
+    ...{ peerOf: () => ({ uid: UID }), uid: UID, groupId: undefined, report: () => undefined, ...more },
+  });
 }
 
-/** A value to be given later, and whether it was asked for. */
-function deferred<T>() {
-  let resolve: (value: T) => void = () => undefined;
-  const promise = new Promise<T>((done) => {
-    resolve = done;
-  });
-  return { promise, resolve: (value: T) => resolve(value) };
-}
+const folderOf = async ({ socket }: ServerValues): Promise<string> => {
+  await mkdir(dirname(socket), { mode: 0o700 });
+  return dirname(socket);
+};
 
 /** A certificate for 127.0.0.1, made by openssl. */
 async function certificate(): Promise<{ readonly certFile: string; readonly keyFile: string }> {
@@ -49,7 +43,7 @@ async function certificate(): Promise<{ readonly certFile: string; readonly keyF
 
 describe("the socket's file", () => {
   it("[VR-API-02] is this user's alone, in a folder that is, and is gone afterwards", async () => {
-    const { socketPath, server } = await openTestServer({}, own);
+    const { socketPath, server } = await openTestServer();
     expect([await modeOf(dirname(socketPath)), await modeOf(socketPath)]).toEqual(["700", "600"]);
     await server.close();
     await server.close();
@@ -58,18 +52,124 @@ describe("the socket's file", () => {
 
   it("[VR-API-02] is shared with a group that the configuration names", async () => {
     const groupId = process.getgid?.() ?? 0;
-    const { socketPath } = await openTestServer({}, { ...own, groupId });
+    const { socketPath } = await openTestServer({}, { groupId });
     expect([await modeOf(dirname(socketPath)), await modeOf(socketPath)]).toEqual(["750", "660"]);
     expect((await stat(socketPath)).gid).toBe(groupId);
   });
 
-  it("replaces what a dead service left", async () => {
+  it("is no file at all if it cannot be given to the group", async () => {
     const values = await serverValues();
-    await mkdir(dirname(values.socket), { mode: 0o700 });
-    // A service that is killed does not remove it.
-    execFileSync(process.execPath, [
-      "-e",
-      `require("net").createServer().listen(${JSON.stringify(values.socket)}, () => process.kill(process.pid, "SIGKILL"))`,
-    ].slice(0), { stdio: "ignore" } as const);
-  }, 0);
+    await folderOf(values);
+    // No group has this number: chown(2) takes it for "leave it", Node refuses it.
+    expect(await codeOf(openAt(values, { groupId: -2 }))).toBe("STATE_INVALID");
+    expect(await exists(values.socket)).toBe(false);
+  });
+
+  it("takes the place of one that a dead service left", async () => {
+    const values = await serverValues();
+    await folderOf(values);
+    const script = `require("net").createServer().listen(${JSON.stringify(values.socket)}, () => process.kill(process.pid, "SIGKILL"))`;
+    expect(spawnSync(process.execPath, ["-e", script]).signal).toBe("SIGKILL");
+    expect(await exists(values.socket)).toBe(true);
+    const server = await openAt(values);
+    expect((await ask({ socketPath: values.socket }, "/healthz")).status).toBe(200);
+    await server.close();
+  });
+
+  it("is left alone while a service answers there", async () => {
+    const { socketPath } = await openTestServer();
+    expect(await codeOf(openAt(await serverValues({ socket: socketPath })))).toBe("STATE_BUSY");
+    expect((await ask({ socketPath }, "/healthz")).status).toBe(200);
+  });
+
+  it("is left alone if it is something else", async () => {
+    const values = await serverValues();
+    await folderOf(values);
+    await writeFile(values.socket, "mine");
+    expect(await codeOf(openAt(values))).toBe("STATE_INVALID");
+    expect(await readFile(values.socket, "utf8")).toBe("mine");
+    const linked = await serverValues();
+    await folderOf(linked);
+    await symlink("/nowhere", linked.socket);
+    expect(await codeOf(openAt(linked))).toBe("STATE_INVALID");
+  });
+
+  it("does not stand where others may put another one", async () => {
+    const values = await serverValues();
+    await chmod(await folderOf(values), 0o777);
+    expect(await codeOf(openAt(values))).toBe("STATE_INVALID");
+    const file = join(await temporaryFolder(), "file");
+    await writeFile(file, "");
+    expect(await codeOf(openAt(await serverValues({ socket: join(file, "sub", "s.sock") })))).toBe("STATE_INVALID");
+    expect(await codeOf(openAt(await serverValues({ socket: join(file, "s.sock") })))).toBe("STATE_INVALID");
+  });
+
+  it("does not stand in a folder of another user", async () => {
+    const values = await serverValues();
+    const folder = await folderOf(values);
+    const { uid } = await stat(folder);
+    // As far as it knows, this user is somebody else; root's folders are anyone's.
+    const code = await codeOf(openAt(values, { uid: uid + 1 }).then((server) => server.close()));
+    expect(code).toBe(uid === 0 ? "no error: undefined" : "STATE_INVALID");
+  });
+});
+
+describe("TCP", () => {
+  it("[VR-API-02] is loopback only, unless TLS is configured", async () => {
+    for (const key of ["listen", "metricsListen"] as const) {
+      const values = await serverValues({ [key]: "0.0.0.0:0" });
+      expect(await codeOf(openAt(values))).toBe("INVALID_ARGUMENT");
+      expect(await exists(values.socket)).toBe(false);
+    }
+  });
+
+  it("is off unless it is asked for", async () => {
+    const { server } = await openTestServer({ listen: "off", metricsListen: "off" });
+    expect(Object.keys(server.addresses)).toEqual(["socket"]);
+  });
+
+  it("leaves nothing behind where another program listens", async () => {
+    const other = createServer().listen(0, "127.0.0.1");
+    await once(other, "listening");
+    const address = other.address();
+    const port = typeof address === "object" ? address?.port : 0;
+    const values = await serverValues({ metricsListen: `127.0.0.1:${port}` });
+    expect(await codeOf(openAt(values))).toBe("INVALID_ARGUMENT");
+    expect(await exists(values.socket)).toBe(false);
+    other.close();
+  });
+
+  it("[VR-API-02] speaks TLS with the configured certificate", async () => {
+    const { certFile, keyFile } = await certificate();
+    const { port, server } = await openTestServer({ "tls.certFile": certFile, "tls.keyFile": keyFile });
+    const ca = await readFile(certFile);
+    const request = https.get({ host: "127.0.0.1", port, path: "/v1/shards", ca, agent: false, headers: bearer(USE) });
+    const [answer] = await once(request, "response");
+    expect([answer.statusCode, JSON.parse(await readText(answer))]).toMatchObject([200, { backend: "emulated" }]);
+    await expect(ask({ port }, "/healthz")).rejects.toThrow();
+    // A client that is connected and says nothing does not hold up the end.
+    const silent = await open({ host: "127.0.0.1", port });
+    await server.close(0);
+    await readAll(silent);
+  });
+
+  it("refuses a certificate that is none, and a key that others may read", async () => {
+    const { certFile, keyFile } = await certificate();
+    const code = async (cert: string | undefined, key: string | undefined): Promise<string> =>
+      codeOf(openAt(await serverValues({ "tls.certFile": cert, "tls.keyFile": key })));
+    expect(await code(certFile, undefined)).toBe("INVALID_ARGUMENT");
+    expect(await code(undefined, keyFile)).toBe("INVALID_ARGUMENT");
+    expect(await code(`${certFile}.none`, keyFile)).toBe("INVALID_ARGUMENT");
+    expect(await code(certFile, `${keyFile}.none`)).toBe("INVALID_ARGUMENT");
+    expect(await code(keyFile, keyFile)).toBe("INVALID_ARGUMENT");
+    await chmod(keyFile, 0o644);
+    expect(await code(certFile, keyFile)).toBe("STATE_INVALID");
+  });
+
+  it("has so many connections and no more", async () => {
+    const { port } = await openTestServer({ "limits.connections": 2 });
+    const kept = [await open({ host: "127.0.0.1", port }), await open({ host: "127.0.0.1", port })];
+    expect(await readAll(await open({ host: "127.0.0.1", port }))).toBe("");
+    for (const socket of kept) socket.destroy();
+  });
 });

@@ -37,7 +37,7 @@ export function unstartable(cause: unknown, command: string): { status: number; 
 }
 
 /** Starts a command; rejects with the system's error if that fails. */
-export function startChild([command = "", ...args]: readonly string[], env: NodeJS.ProcessEnv): Promise<Child> {
+export async function startChild([command = "", ...args]: readonly string[], env: NodeJS.ProcessEnv): Promise<Child> {
   const child = spawn(command, args, { stdio: "inherit", env });
   const ended = new Promise<ChildEnd>((resolve) => {
     child.once("exit", (code, signal) => resolve({ code, signal }));

@@ -30,12 +30,13 @@ async function renewOn(client: Client, granted: LeaseReply, keeping: Keeping): P
   let endsMs = nowMs() + granted.remainingMs;
   let renewals = 0;
   let trouble = "";
+  const isOver = (): boolean => signal.aborted;
   for (;;) {
     const leftMs = endsMs - nowMs();
-    if (signal.aborted) return { lost: undefined, renewals };
+    if (isOver()) return { lost: undefined, renewals };
     if (leftMs <= 0) return { lost: `it ran out and could not be renewed${trouble}`, renewals };
     await pause(Math.min(leftMs, Math.max(leftMs / 2, RENEW_MIN_MS)), signal);
-    if (signal.aborted) continue;
+    if (isOver()) continue;
     const [sentMs, waitMs] = [nowMs(), Math.max(1, Math.ceil(endsMs - nowMs()))];
     try {
       // What is answered after its end is too late.
@@ -48,7 +49,7 @@ async function renewOn(client: Client, granted: LeaseReply, keeping: Keeping): P
       renewals += 1;
     } catch (thrown) {
       const { code, message, retriable } = toVramError(thrown);
-      if (!retriable && !signal.aborted) return { lost: message, renewals };
+      if (!retriable && !isOver()) return { lost: message, renewals };
       if (code !== "ABORTED") trouble = `: ${message}`;
     }
   }

@@ -101,15 +101,16 @@ export async function waitForEnd(
   const stop = new AbortController();
   const bell = createBell();
   const ring = (): void => bell.ring();
+  const isInterrupted = (): boolean => host.signal.aborted;
   host.signal.addEventListener("abort", ring, { once: true });
   const following = follow(client, begun, progress, bell, stop.signal);
   try {
     let operation = begun;
     for (let waitMs = ASK_MS; operation.state === "running"; ) {
-      if (host.signal.aborted) return await cancel(host, client, operation);
+      if (isInterrupted()) return await cancel(host, client, operation);
       waitMs = (await bell.wait(waitMs)) ? ASK_MS : Math.min(2 * waitMs, ASK_MAX_MS);
       // Not with the host's signal: an interruption must not keep it from being cancelled.
-      if (!host.signal.aborted) operation = await client.operation(operation.operationId);
+      if (!isInterrupted()) operation = await client.operation(operation.operationId);
     }
     return operation;
   } finally {

@@ -7,7 +7,7 @@ import { readFile } from "node:fs/promises";
 import type { ConfigValues } from "../../config/table.ts";
 import { evidenceOf } from "../../device/detect.ts";
 import { toVramError, VramError } from "../../errors.ts";
-import { peerCredentials } from "../../ffi.ts";
+import { keepMemoryPrivate, peerCredentials } from "../../ffi.ts";
 import { line } from "../../narrate/line.ts";
 import { openServer } from "../../service/http/server.ts";
 import { type OpenService, openService } from "../../service/open-service.ts";
@@ -98,6 +98,8 @@ async function serveUntilStopped(
 
 /** Runs the command. */
 export async function runServe(host: Host, _words: readonly string[], options: ServeOptions): Promise<number> {
+  // Keys and tokens are in this process: neither a core file nor another process of this user gets to see them.
+  keepMemoryPrivate();
   const config = await loadHostConfig(host, options);
   const { values } = config;
   const narration = await openNarration(host, {

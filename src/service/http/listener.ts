@@ -110,6 +110,7 @@ type ClientError = Error & { readonly code?: string };
 function clientRefusal({ code = "" }: ClientError, socket: Duplex): VramError | undefined {
   // A connection on which nothing ever came asked for nothing.
   if (code === "ERR_HTTP_REQUEST_TIMEOUT" && "bytesRead" in socket && socket.bytesRead === 0) return undefined;
+  if (code === "HPE_INVALID_EOF_STATE") return undefined;
   if (code === "HPE_HEADER_OVERFLOW") return refusal(431, "the headers of the request are too long");
   if (code === "ERR_HTTP_REQUEST_TIMEOUT") return refusal(408, "the request took too long to arrive");
   if (code === "HPE_CHUNK_EXTENSIONS_OVERFLOW") return refusal(413, "the body has too long chunk extensions");
@@ -118,14 +119,23 @@ function clientRefusal({ code = "" }: ClientError, socket: Duplex): VramError | 
 }
 
 /** The connections of a listener. */
-interface Connections {
+export interface Connections {
   /** With the requests that are being answered on each. */
   readonly open: Map<Duplex, Set<Exchange>>;
+  /** Ends those on which nothing is being answered. */
   readonly endIdle: () => void;
+  /** Ends all of them. */
+  readonly endAll: () => void;
 }
 
 function followConnections(server: WebServer, { listener, isOpen }: ListenerOptions, site: Site): Connections {
   const open = new Map<Duplex, Set<Exchange>>();
+  /** As they came; those without a TLS handshake yet are among these only. */
+  const raw = new Set<Socket>();
+  server.on("connection", (socket: Socket) => {
+    raw.add(socket);
+    socket.once("close", () => raw.delete(socket));
+  });
   const follow = (socket: Socket): void => {
     // A service answers when all of it is there.
     if (!isOpen()) {
@@ -141,14 +151,18 @@ function followConnections(server: WebServer, { listener, isOpen }: ListenerOpti
   const endIdle = (): void => {
     for (const [socket, exchanges] of open) if (exchanges.size === 0) socket.destroy();
   };
-  return { open, endIdle };
+  const endAll = (): void => {
+    for (const socket of raw) socket.destroy();
+  };
+  return { open, endIdle, endAll };
 }
 
-/** Has a server take requests. The function returned ends connections on which nothing is being answered. */
-export function attachListener(server: WebServer, site: Site, options: ListenerOptions): () => void {
+/** Has a server take requests. */
+export function attachListener(server: WebServer, site: Site, options: ListenerOptions): Connections {
   const app = createApp(site, options.listener);
   const transport = options.listener === "socket" ? "socket" : "tcp";
-  const { open, endIdle } = followConnections(server, options, site);
+  const connections = followConnections(server, options, site);
+  const { open } = connections;
 
   const take = (incoming: IncomingMessage, outgoing: ServerResponse, awaitsContinue = false): void => {
     const exchange = beginExchange(site, options, [incoming, outgoing, awaitsContinue]);
@@ -184,5 +198,5 @@ export function attachListener(server: WebServer, site: Site, options: ListenerO
     if (refused === undefined || isOther || others.length > 0 || !socket.writable) socket.destroy();
     else refuse(socket, refused, current?.caller);
   });
-  return endIdle;
+  return connections;
 }

@@ -7,27 +7,39 @@ import type { ErrorCode } from "../../errors.ts";
 import * as replies from "../replies.ts";
 import * as requests from "../requests.ts";
 import { statusOfCode } from "./problem.ts";
-import { nameOf, type Outcome, PARAMS, paramsOf, type Route } from "./route.ts";
+import { type Outcome, PARAMS, paramsOf, type Route } from "./route.ts";
 import { ROUTES } from "./routes.ts";
 
 type Json = Readonly<Record<string, unknown>>;
 
 const reference = (id: string): string => `#/components/schemas/${id}`;
 
+/** What zod says of every number and every record, and nobody needs to read. */
+function withoutNoise({ jsonSchema }: { readonly jsonSchema: z.core.JSONSchema.BaseSchema }): void {
+  if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
+  if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
+  delete jsonSchema.propertyNames;
+}
+
+const SETTINGS = { io: "input", override: withoutNoise } as const;
+
+/** Where zod puts a schema that has a name and is part of others only. */
+const SHARED = "__shared";
+
 /** Every schema that has a name. */
-function components(): Record<string, Json> {
-  // The module's exports are what registers them; naming the modules here keeps that from being left out.
+function components(): Json {
   const named = z.registry<{ id?: string }>();
   for (const schema of [...Object.values(replies), ...Object.values(requests), ...routeSchemas()]) {
     const id = z.globalRegistry.get(schema)?.id;
     if (id !== undefined) named.add(schema, { id });
   }
-  const { schemas } = z.toJSONSchema(named, { io: "input", uri: reference });
-  return Object.fromEntries(
-    Object.entries(schemas)
-      .map(([id, schema]): [string, Json] => [id, withoutKeys(schema, ["$schema", "$id"])])
-      .sort(([one], [other]) => (one < other ? -1 : 1)),
-  );
+  const { schemas } = z.toJSONSchema(named, { ...SETTINGS, uri: reference });
+  const { [SHARED]: shared, ...own } = schemas;
+  const all = Object.entries({ ...own, ...(shared?.$defs as typeof own | undefined) })
+    .map(([id, schema]): [string, Json] => [id, withoutKeys(schema, ["$schema", "$id"])])
+    .sort(([one], [other]) => (one < other ? -1 : 1));
+  const text = JSON.stringify(Object.fromEntries(all)).replaceAll(`${reference(SHARED)}#/$defs/`, reference(""));
+  return JSON.parse(text) as Json;
 }
 
 const routeSchemas = (): z.ZodType[] =>
@@ -39,7 +51,7 @@ const withoutKeys = (value: object, keys: readonly string[]): Json =>
 /** A schema where it is used: by name if it has one. */
 function schemaOf(schema: z.ZodType): Json {
   const id = z.globalRegistry.get(schema)?.id;
-  return id === undefined ? withoutKeys(z.toJSONSchema(schema, { io: "input" }), ["$schema"]) : { $ref: reference(id) };
+  return id === undefined ? withoutKeys(z.toJSONSchema(schema, SETTINGS), ["$schema"]) : { $ref: reference(id) };
 }
 
 const parameter = (place: string, name: string, schema: Json, required: boolean): Json => {
@@ -100,6 +112,12 @@ function responsesOf(route: Route): Json {
   return Object.fromEntries([...problems, ...outcomes].sort(([one], [other]) => Number(one) - Number(other)));
 }
 
+/** A body without which a request is refused is required. */
+const bodyOf = (schema: z.ZodType): Json => ({
+  required: !schema.safeParse({}).success,
+  content: { "application/json": { schema: schemaOf(schema) } },
+});
+
 function operationOf(route: Route): Json {
   const { operationId, summary, scope, body } = route;
   const parameters = parametersOf(route);
@@ -109,7 +127,7 @@ function operationOf(route: Route): Json {
     description: scope === "open" ? "Open to everyone." : `Takes the scope \`${scope}\`.`,
     ...(scope === "open" ? { security: [] } : {}),
     ...(parameters.length === 0 ? {} : { parameters }),
-    ...(body === undefined ? {} : { requestBody: { content: { "application/json": { schema: schemaOf(body) } } } }),
+    ...(body === undefined ? {} : { requestBody: bodyOf(body) }),
     responses: responsesOf(route),
   };
 }
@@ -146,6 +164,3 @@ export function openApi(version: string): Json {
 
 /** The document as text, as it is answered and checked in. */
 export const openApiText = (version: string): string => `${JSON.stringify(openApi(version), null, 2)}\n`;
-
-/** What the routes are called, for the page and the metrics. */
-export const documentedRoutes = (): readonly string[] => ROUTES.map(nameOf);

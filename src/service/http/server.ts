@@ -19,7 +19,7 @@ import type { Site } from "./app.ts";
 import type { PeerOf } from "./auth.ts";
 import type { FeedTiming } from "./feed.ts";
 import { createHostCheck, type HostCheck } from "./guards.ts";
-import { attachListener, type WebServer } from "./listener.ts";
+import { attachListener, type Connections, type WebServer } from "./listener.ts";
 import { openApiText } from "./openapi.ts";
 import { createWorkQueue } from "./queue.ts";
 import type { Listener } from "./route.ts";
@@ -80,7 +80,7 @@ interface State {
 
 interface Opened {
   readonly server: WebServer;
-  readonly endIdle: () => void;
+  readonly connections: Connections;
 }
 
 const CLOSE_MS = 5000;
@@ -100,7 +100,10 @@ function createServer(values: ServerValues, tls: Tls | undefined): WebServer {
     requireHostHeader: false,
     noDelay: true,
   };
-  const server = tls === undefined ? http.createServer(options) : https.createServer({ ...options, ...tls });
+  const server =
+    tls === undefined
+      ? http.createServer(options)
+      : https.createServer({ ...options, ...tls, handshakeTimeout: requestMs });
   server.maxConnections = values["limits.connections"];
   return server;
 }
@@ -140,12 +143,12 @@ function createSite(options: ServerOptions, state: State): Site {
   };
 }
 
-async function closeServer(server: WebServer, waitMs: number): Promise<void> {
+async function closeServer({ server, connections }: Opened, waitMs: number): Promise<void> {
   const closed = new Promise<void>((resolve) => {
     // It says so if it was not listening, which is as good.
     server.close(() => resolve());
   });
-  const timer = setTimeout(() => server.closeAllConnections(), waitMs);
+  const timer = setTimeout(connections.endAll, waitMs);
   await closed;
   clearTimeout(timer);
 }
@@ -163,14 +166,15 @@ export async function openServer(options: ServerOptions): Promise<HttpServer> {
     const isTcp = "host" in where;
     const server = createServer(values, isTcp ? tls : undefined);
     let isOwnHost: HostCheck = () => false;
-    const endIdle = attachListener(server, site, {
+    const connections = attachListener(server, site, {
       ...{ listener, isOpen: () => state.open, isClosing: () => state.closing },
       ...(isTcp ? { isOwnHost: (host: string) => isOwnHost(host) } : {}),
     });
     await listening(server, where, name);
     server.on("error", (error) => report(name, error));
-    undo.defer(name, () => closeServer(server, 0));
-    opened.push({ server, endIdle });
+    const running = { server, connections };
+    undo.defer(name, () => closeServer(running, 0));
+    opened.push(running);
     if (isTcp) {
       const { port } = server.address() as AddressInfo;
       const own = { host: where.host, port, isLoopback: isLoopback(where), isTls: tls !== undefined };
@@ -210,9 +214,9 @@ function runningServer(
     state.draining = true;
     state.closing = true;
     state.ended.abort();
-    for (const { server, endIdle } of opened) {
+    for (const { server, connections } of opened) {
       server.close();
-      endIdle();
+      connections.endIdle();
     }
   };
   let closing: Promise<unknown> | undefined;
@@ -228,7 +232,7 @@ function runningServer(
     stopAccepting,
     close: async (waitMs = CLOSE_MS) => {
       stopAccepting();
-      closing ??= Promise.all(opened.map(({ server }) => closeServer(server, waitMs)));
+      closing ??= Promise.all(opened.map((running) => closeServer(running, waitMs)));
       await closing;
     },
   };
