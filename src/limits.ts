@@ -201,6 +201,8 @@ export const LIMITS = {
   serviceFeedStallMs: 30_000,
   /** Entries of the journal that are kept for readers of the feed: about 300 bytes each, twice as many at most. */
   feedEntries: 4096,
+  /** A device that does not say how much it has free within this is shown without: whoever asks is not kept waiting. */
+  deviceAnswerMs: 1000,
   /** What is wanted and could not be sealed again for a passing reason is tried again after this. */
   restoreRetryMs: 10_000,
   /** Operations that ended and are kept: a set of 4096 members has 4 MB of records. */

@@ -5,7 +5,8 @@ import pc from "picocolors";
 import { printable } from "../bytes.ts";
 import { prepareForCuda } from "../environment.ts";
 import { systemFix, systemReason, toVramError } from "../errors.ts";
-import type { OpenService, ServiceOptions } from "../service/open-service.ts";
+import type { ServiceOptions } from "../service/ground.ts";
+import type { OpenService } from "../service/open-service.ts";
 import { EXIT } from "./exit.ts";
 
 export interface Host {

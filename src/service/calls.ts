@@ -129,6 +129,14 @@ async function sealAndWant(
   const { row, result } = await sealRequested(vram, open.system.modelRoots, { ...request, maxAgeMs }, signal);
   try {
     await wanted.put(row);
+    const gone = sealsOf(row).find(({ mac }) => !open.system.registry.all().some(({ seal }) => seal.mac === mac));
+    if (gone !== undefined) {
+      await wanted.remove(nameOf(row));
+      throw new VramError(
+        "SHARD_NOT_FOUND",
+        `${gone.name} was evicted before anybody could be told that it was sealed`,
+      );
+    }
   } catch (error) {
     const isNew = (shard: Shard): boolean => !before.has(shard);
     const made = open.system.registry.all().filter((shard) => isOfRow(row, shard) && isNew(shard));

@@ -5,11 +5,13 @@
  */
 
 import { present } from "../assert.ts";
-import type { Clock } from "../clock.ts";
+import { type Clock, within } from "../clock.ts";
 import { toVramError, VramError } from "../errors.ts";
 import type { DeviceRef } from "../journal/entry.ts";
+import { LIMITS } from "../limits.ts";
 import type { RemoteDevice } from "../process/remote-device.ts";
 import { type DeviceChange, type Supervisor, superviseDevice } from "../process/supervisor.ts";
+import type { Capacity } from "../residency/ledger.ts";
 import { openWorker, readCapacity, resumeWorker, type System, stopWorker, type Worker } from "../residency/worker.ts";
 import type { DeviceState } from "./replies.ts";
 
@@ -45,14 +47,41 @@ const GIVEN_UP: Partial<Record<DeviceChange["state"], string>> = {
   wedged: "the process of the device cannot be killed, and still has it",
 };
 
-/** Opens every device. Rejects if one cannot be; then none stays open. */
-export async function keepDevices(options: DevicesOptions): Promise<KeptDevices> {
-  const { system, clock, devices, headroomBytes } = options;
-  const workers: Worker[] = [];
-  const supervisors: Supervisor[] = [];
-  let isOpen = false;
+/** The account of a device; undefined while it is lost, or does not answer soon. */
+async function capacityOf(worker: Worker): Promise<Capacity | undefined> {
+  let capacity: Capacity | undefined;
+  const answer = readCapacity(worker).then((found) => {
+    capacity = found;
+  });
+  await within(LIMITS.deviceAnswerMs, answer).catch(() => undefined);
+  return capacity;
+}
 
-  const onChange = (index: number, ref: DeviceRef, { state, pid, error, restarts }: DeviceChange): void => {
+class OpenDevices implements KeptDevices {
+  readonly workers: Worker[] = [];
+  readonly #options: DevicesOptions;
+  readonly #supervisors: Supervisor[] = [];
+  #isOpen = false;
+
+  constructor(options: DevicesOptions) {
+    this.#options = options;
+  }
+
+  /** Opens every device; what was opened stays so if one cannot be. */
+  async open(): Promise<void> {
+    const { system, devices, headroomBytes, clock } = this.#options;
+    for (const [index, { open, ...ref }] of devices.entries()) {
+      const bind = async (device: RemoteDevice): Promise<void> => {
+        this.workers[index] = await openWorker(system, device, headroomBytes);
+      };
+      const onChange = (change: DeviceChange): void => this.#onChange(index, ref, change);
+      this.#supervisors.push(await superviseDevice({ open, bind, onChange, clock }));
+    }
+    this.#isOpen = true;
+  }
+
+  #onChange(index: number, ref: DeviceRef, { state, pid, error, restarts }: DeviceChange): void {
+    const { system, onUsable } = this.#options;
     system.journal.note({
       type: "device_process_changed",
       device: { ordinal: ref.ordinal, uuid: ref.uuid },
@@ -61,19 +90,19 @@ export async function keepDevices(options: DevicesOptions): Promise<KeptDevices>
       ...(pid === undefined ? {} : { pid }),
       ...(error === undefined ? {} : { code: error.code }),
     });
-    const [worker, reason] = [workers[index], GIVEN_UP[state]];
+    const [worker, reason] = [this.workers[index], GIVEN_UP[state]];
     if (worker !== undefined && reason !== undefined) void stopWorker(system, worker, reason);
-    if (state === "running" && isOpen) options.onUsable(ref.uuid);
-  };
+    if (state === "running" && this.#isOpen) onUsable(ref.uuid);
+  }
 
-  const close = async (): Promise<void> => {
-    await Promise.all(supervisors.map((supervisor) => supervisor.close()));
-  };
+  states(): Promise<readonly DeviceState[]> {
+    return Promise.all(this.workers.map((worker, index) => this.#stateOf(worker, index)));
+  }
 
-  const stateOf = async (worker: Worker, index: number): Promise<DeviceState> => {
-    const supervisor = present(supervisors[index], "the supervisor of a device");
+  async #stateOf(worker: Worker, index: number): Promise<DeviceState> {
+    const supervisor = present(this.#supervisors[index], "the supervisor of a device");
     const { ordinal, uuid, name, backend, driverVersion, computeCapability } = worker.device.info;
-    const capacity = await readCapacity(worker).catch(() => undefined);
+    const capacity = await capacityOf(worker);
     const { pid } = supervisor;
     return {
       ...{ ordinal, uuid, name, backend, driverVersion, computeCapability },
@@ -82,46 +111,42 @@ export async function keepDevices(options: DevicesOptions): Promise<KeptDevices>
       process: { state: supervisor.state, restarts: supervisor.restarts, ...(pid === undefined ? {} : { pid }) },
       ...(capacity === undefined ? {} : { capacity }),
     };
-  };
-
-  try {
-    for (const [index, { open, ...ref }] of devices.entries()) {
-      const bind = async (device: RemoteDevice): Promise<void> => {
-        workers[index] = await openWorker(system, device, headroomBytes);
-      };
-      supervisors.push(
-        await superviseDevice({ open, bind, onChange: (change) => onChange(index, ref, change), clock }),
-      );
-    }
-    isOpen = true;
-  } catch (error) {
-    await close();
-    throw error;
   }
 
-  return {
-    workers,
-    states: () => Promise.all(workers.map(stateOf)),
-    allRunning: () =>
-      workers.every(({ stopped, lost }) => stopped === undefined && !lost) &&
-      supervisors.every(({ state }) => state === "running"),
-    resume: async (worker, reason) => {
-      const index = workers.indexOf(worker);
-      const supervisor = present(supervisors[index], "the supervisor of a device");
-      try {
-        await supervisor.resume();
-      } catch (thrown) {
-        const { message, fix, details } = toVramError(thrown);
-        throw new VramError("DEVICE_LOST", `the device cannot be opened again: ${message}`, {
-          cause: thrown,
-          fix,
-          details,
-        });
-      }
-      // A process that was started meanwhile has a worker of its own, stopped for the same reason.
-      await resumeWorker(system, present(workers[index], "the worker of a device"), reason);
-      options.onUsable(worker.ref.uuid);
-    },
-    close,
-  };
+  allRunning(): boolean {
+    return (
+      this.workers.every(({ stopped, lost }) => stopped === undefined && !lost) &&
+      this.#supervisors.every(({ state }) => state === "running")
+    );
+  }
+
+  async resume(worker: Worker, reason: string): Promise<void> {
+    const index = this.workers.indexOf(worker);
+    try {
+      await present(this.#supervisors[index], "the supervisor of a device").resume();
+    } catch (thrown) {
+      const { message, fix, details } = toVramError(thrown);
+      const what = `the device cannot be opened again: ${message}`;
+      throw new VramError("DEVICE_LOST", what, { cause: thrown, fix, details });
+    }
+    // A process that was started meanwhile has a worker of its own, stopped for the same reason.
+    await resumeWorker(this.#options.system, present(this.workers[index], "the worker of a device"), reason);
+    this.#options.onUsable(worker.ref.uuid);
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#supervisors.map((supervisor) => supervisor.close()));
+  }
+}
+
+/** Opens every device. Rejects if one cannot be; then none stays open. */
+export async function keepDevices(options: DevicesOptions): Promise<KeptDevices> {
+  const kept = new OpenDevices(options);
+  try {
+    await kept.open();
+    return kept;
+  } catch (error) {
+    await kept.close();
+    throw error;
+  }
 }

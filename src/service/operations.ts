@@ -50,11 +50,20 @@ const sum = (values: Iterable<number>): number => [...values].reduce((total, val
 const isOf = ({ reply }: Tracked, { name, correlationId }: Entry & Progress): boolean =>
   reply.correlationId === correlationId && (name === reply.name || name.startsWith(`${reply.name}/`));
 
+const runs = (one: Tracked): boolean => one.reply.state === "running";
+
+function progress(one: Tracked, entry: Entry & Progress): void {
+  one.uploads.set(entry.name, entry);
+  const uploads = [...one.uploads.values()];
+  const bytesDone = sum(uploads.map((upload) => upload.bytesDone));
+  const bytesTotal = sum(uploads.map((upload) => upload.bytesTotal));
+  one.reply = { ...one.reply, bytesDone, bytesTotal };
+}
+
 /** No operations yet. `wallMs` stamps their begin and end. */
 export function createOperations(wallMs: () => number): Operations {
   const tracked = new Map<string, Tracked>();
   const rfc3339 = (): string => new Date(wallMs()).toISOString();
-  const runs = (one: Tracked): boolean => one.reply.state === "running";
 
   const forget = (): void => {
     const over = [...tracked].filter(([, one]) => !runs(one));
@@ -94,13 +103,7 @@ export function createOperations(wallMs: () => number): Operations {
       required: false,
       accept: (entry) => {
         if (entry.type !== "upload_progressed") return;
-        for (const one of tracked.values()) {
-          if (!runs(one) || !isOf(one, entry)) continue;
-          one.uploads.set(entry.name, entry);
-          const bytesDone = sum([...one.uploads.values()].map((upload) => upload.bytesDone));
-          const bytesTotal = sum([...one.uploads.values()].map((upload) => upload.bytesTotal));
-          one.reply = { ...one.reply, bytesDone, bytesTotal };
-        }
+        for (const one of tracked.values()) if (runs(one) && isOf(one, entry)) progress(one, entry);
       },
     },
     begin: (kind, name, task) =>

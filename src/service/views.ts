@@ -19,6 +19,8 @@ import type { Service } from "./service.ts";
 export interface ServiceView {
   phase: Readiness["state"];
   readonly startedAtMs: number;
+  /** Stopped at once: nothing is given back, and nothing more is put on record. */
+  isAbandoned: boolean;
 }
 
 type Views = Pick<Service, "ready" | "isReady" | "logCheckpoint" | "logLines" | "logProof">;

@@ -13,6 +13,11 @@ export interface CliSetting {
   readonly terminal?: boolean;
   readonly columns?: number;
   readonly signal?: AbortSignal;
+  /** The second signal. */
+  readonly urgent?: AbortSignal;
+  readonly service?: Host["service"];
+  /** Told of all data so far, whenever there is more. */
+  readonly onOut?: (text: string) => void;
   /** What stands for `/etc/vram-residency/config.toml`; default a file that does not exist. */
   readonly systemConfig?: string;
 }
@@ -23,6 +28,7 @@ export async function vram(argv: readonly string[], setting: CliSetting = {}): P
   const host: Host = {
     out: (text) => {
       texts.out += text;
+      setting.onOut?.(texts.out);
     },
     err: (text) => {
       texts.err += text;
@@ -38,6 +44,8 @@ export async function vram(argv: readonly string[], setting: CliSetting = {}): P
     columns: setting.columns ?? 80,
     signal: setting.signal ?? new AbortController().signal,
     systemConfig: setting.systemConfig ?? "/nonexistent/config.toml",
+    ...(setting.urgent === undefined ? {} : { urgent: setting.urgent }),
+    ...(setting.service === undefined ? {} : { service: setting.service }),
   };
   const code = await main(argv, host);
   return { code, ...texts };

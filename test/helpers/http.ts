@@ -38,10 +38,10 @@ export interface TestServer {
   readonly peer: { uid: number | undefined };
 }
 
-const opened: HttpServer[] = [];
+const opened: (() => Promise<void>)[] = [];
 
 afterEach(async () => {
-  await Promise.all(opened.splice(0).map((server) => server.close(0)));
+  await Promise.all(opened.splice(0).map((close) => close()));
 });
 
 export async function serverValues(values: Partial<ServerValues> = {}): Promise<ServerValues> {
@@ -63,11 +63,11 @@ export async function serverValues(values: Partial<ServerValues> = {}): Promise<
   };
 }
 
-/** A server on a fresh socket and on loopback, closed after the test. */
-export async function openTestServer(
+/** A server on a fresh socket and on loopback, and how to close it. */
+export async function keepTestServer(
   values: Partial<ServerValues> = {},
   options: Partial<ServerOptions> & { readonly kept?: number } = {},
-): Promise<TestServer> {
+): Promise<[TestServer, () => Promise<void>]> {
   const service = createFakeService(options);
   const reports: TestServer["reports"] = [];
   const peer: TestServer["peer"] = { uid: UID };
@@ -84,17 +84,16 @@ export async function openTestServer(
     report: (what, error) => void reports.push({ what, error }),
     ...options,
   });
-  opened.push(server);
   const { socket, listen, metrics } = server.addresses;
-  return {
-    server,
-    service,
-    reports,
-    peer,
-    socketPath: socket,
-    port: listen?.port ?? 0,
-    metricsPort: metrics?.port ?? 0,
-  };
+  const ports = { port: listen?.port ?? 0, metricsPort: metrics?.port ?? 0 };
+  return [{ server, service, reports, peer, socketPath: socket, ...ports }, () => server.close(0)];
+}
+
+/** The same, closed after the test. */
+export async function openTestServer(...given: Parameters<typeof keepTestServer>): Promise<TestServer> {
+  const [test, close] = await keepTestServer(...given);
+  opened.push(close);
+  return test;
 }
 
 export interface Reply {

@@ -12,8 +12,9 @@ import type { Entry } from "../../src/journal/entry.ts";
 import type { OpenedDevice } from "../../src/process/open-device.ts";
 import { openProcessDevice } from "../../src/process/open-device.ts";
 import type { StartProcess } from "../../src/process/start-process.ts";
+import type { ServiceOptions } from "../../src/service/ground.ts";
 import { type HttpServer, openServer } from "../../src/service/http/server.ts";
-import { type OpenService, openService, type ServiceOptions } from "../../src/service/open-service.ts";
+import { type OpenService, openService } from "../../src/service/open-service.ts";
 import type { Caller, Service } from "../../src/service/service.ts";
 import { openTokens } from "../../src/service/tokens.ts";
 import { type InProcess, inProcess, SIZES } from "./remote.ts";
@@ -76,7 +77,12 @@ export interface Front {
   readonly port: number;
   readonly tokens: Readonly<Record<"use" | "operate", string>>;
   /** Asks over TCP with a token, or on the socket without. */
-  ask(method: string, path: string, body?: object, token?: string): Promise<{ status: number; text: string }>;
+  readonly ask: (
+    method: string,
+    path: string,
+    body?: object,
+    token?: string,
+  ) => Promise<{ status: number; text: string }>;
 }
 
 /** Lets callers reach a service; closed with `end`. */
@@ -140,9 +146,9 @@ export async function openTestService(
     const process: InProcess = inProcess(async (asked, report) => {
       const opened = await openProcessDevice(asked, report, { sizes: SIZES });
       const allocations: number[] = [];
-      const { allocate } = opened.device;
+      const allocate = opened.device.allocate.bind(opened.device);
       opened.device.allocate = async (byteLength) => {
-        const id = await allocate.call(opened.device, byteLength);
+        const id = await allocate(byteLength);
         allocations.push(id);
         return id;
       };

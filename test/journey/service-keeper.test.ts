@@ -207,3 +207,77 @@ describe("[VR-VER-06] after a mismatch", () => {
     expect(byName(await openTestService(home))).toMatchObject([{ name: "model.bin", state: "sealed" }]);
   });
 });
+
+describe("[VR-API-01] what is wanted", () => {
+  it("is not what somebody evicted while it was being wanted", async () => {
+    const home = await makeHome();
+    const test = await openTestService(home);
+    const { path } = await randomFile(MIB);
+    const { ended } = await test.service.seal({ path }, CALLER);
+    await until("it is registered", () => test.service.list().shards.length === 1);
+    await test.service.evict("model.bin", { revoke: false });
+    const { state, error } = await ended;
+    // Whoever was quicker: what is answered is how it is.
+    expect([state, error?.code]).toEqual(state === "failed" ? ["failed", "SHARD_NOT_FOUND"] : ["succeeded", undefined]);
+    expect(test.service.list()).toMatchObject({ shards: [], missing: [] });
+    await test.close();
+    expect(byName(await openTestService(home))).toEqual([]);
+  });
+
+  it("is one thing under one name: the same name on another device is refused", async () => {
+    const test = await openTestService(await makeHome(), { "emulated.devices": 2 });
+    const { path } = await randomFile(MIB);
+    await sealed(test, path, { device: 0 });
+    await expect(test.service.seal({ path, device: 1 }, CALLER)).rejects.toMatchObject({ code: "NAME_CONFLICT" });
+    expect(await sealed(test, path, { device: 0 })).toHaveLength(1);
+    await sealed(test, path, { device: 1, name: "copy" });
+    expect(test.service.list().shards).toHaveLength(2);
+  });
+
+  it("is not evicted while it is leased, unless its leases are revoked with it", async () => {
+    const test = await openTestService(await makeHome());
+    await sealed(test, (await randomFile(MIB)).path);
+    const { lease } = await test.service.grant({ shard: "model.bin" }, CALLER, NEVER);
+    expect(await codeOf(test.service.evict("model.bin", { revoke: false }))).toBe("SHARD_BUSY");
+    expect(await test.service.evict("model.bin", { revoke: true })).toMatchObject({ wanted: true });
+    expect(test.of("lease_revoked")).toMatchObject([{ leaseId: lease.leaseId, because: "evicted" }]);
+    expect(test.service.leases()).toEqual([]);
+  });
+
+  it("says what keeps the service from being ready, and that it would fit or not", async () => {
+    const test = await openTestService(await makeHome());
+    const { path } = await randomFile(MIB);
+    expect(await test.service.plan({ path }, CALLER)).toMatchObject({ fits: true, resident: false, byteLength: MIB });
+    const large = await randomFile(130 * MIB, "large.bin");
+    expect(await test.service.plan({ path: large.path, format: "raw" }, CALLER)).toMatchObject({ fits: false });
+    expect((await seal(test, large.path, { format: "raw" })).error?.code).toBe("OUT_OF_VRAM");
+    await sealed(test, path);
+    expect(await test.service.plan({ path }, CALLER)).toMatchObject({ resident: true });
+    await test.devices[0]?.flipBit(0, 9, 1);
+    expect(await codeOf(test.service.verify("model.bin", {}, NEVER))).toBe("MEASUREMENT_MISMATCH");
+    const { ready, reasons } = await test.service.ready();
+    expect([ready, reasons.join("; ")]).toEqual([
+      false,
+      expect.stringMatching(/model.bin is mismatched; device 0 is stopped/),
+    ]);
+    expect(await test.service.plan({ path }, CALLER)).toMatchObject({
+      blocked: expect.stringContaining("stopped") as string,
+    });
+    expect(test.service.show("model.bin").shards).toMatchObject([{ state: "mismatched" }]);
+    expect(() => test.service.show("none")).toThrow("no shard has the id or name none");
+  });
+
+  it("bounds leases and ages by the configuration", async () => {
+    const test = await openTestService(await makeHome(), { "lease.maxMs": "1 min", "seal.maxAgeMs": "1 h" });
+    const [one] = await sealed(test, (await randomFile(MIB)).path, { maxAgeMs: 7_200_000 });
+    expect(one?.seal["maxAgeMs"]).toBe(3_600_000);
+    const long = test.service.grant({ shard: "model.bin", durationMs: 60_001 }, CALLER, NEVER);
+    expect(await codeOf(long)).toBe("INVALID_ARGUMENT");
+    const { lease } = await test.service.grant({ shard: "model.bin" }, CALLER, NEVER);
+    expect(lease.durationMs).toBe(60_000);
+    expect(await codeOf(test.service.renew(lease.leaseId, { durationMs: 60_001 }, NEVER))).toBe("INVALID_ARGUMENT");
+    const renewed = await test.service.renew(lease.leaseId, { maxAgeMs: 0 }, NEVER);
+    expect(renewed.verification?.basis).toBe("measured");
+    await test.service.release(lease.leaseId);
+  });
+});

@@ -118,10 +118,12 @@ describe("[VR-AUD-03] without a record", () => {
   });
 
   it("a shard that changes while its lease is put on record is not leased", async () => {
-    let onGranted: (() => Promise<void>) | undefined;
-    const accept: JournalReader["accept"] = (entry) => (entry.type === "lease_granted" ? onGranted?.() : undefined);
+    const granted: { listen?: () => void } = {};
+    const accept: JournalReader["accept"] = (entry) => {
+      if (entry.type === "lease_granted") granted.listen?.();
+    };
     const test = await openSealed([{ required: true, accept }]);
-    onGranted = async () => {
+    granted.listen = () => {
       test.open.system.registry.find(test.shardId).state = "mismatched";
     };
     expect(await codeOf(leaseOf(test, test.shardId))).toBe("SHARD_NOT_RESIDENT");

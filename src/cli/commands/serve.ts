@@ -85,12 +85,13 @@ async function serveUntilStopped(
   server.drain();
   const inOrder = async (): Promise<void> => {
     await opened.drain(AbortSignal.any([urgent, AbortSignal.timeout(drainMs)]));
+    if (urgent.aborted) return;
     server.stopAccepting();
     await opened.close();
     await server.close();
   };
-  const ended = await Promise.race([inOrder().then(() => true), aborted(urgent).then(() => false)]);
-  if (ended) return EXIT.ok;
+  await Promise.race([inOrder(), aborted(urgent)]);
+  if (!urgent.aborted) return EXIT.ok;
   await opened.abandon();
   await server.close(0);
   return EXIT.interrupted;

@@ -6,6 +6,7 @@ import { z } from "zod";
 import type { ErrorCode } from "../../errors.ts";
 import * as replies from "../replies.ts";
 import * as requests from "../requests.ts";
+import { PROBLEM_TYPE } from "./exchange.ts";
 import { statusOfCode } from "./problem.ts";
 import { type Outcome, PARAMS, paramsOf, type Route } from "./route.ts";
 import { ROUTES } from "./routes.ts";
@@ -83,11 +84,13 @@ const outcomeOf = ({ means, type, schema, location }: Outcome): Json => ({
 });
 
 /** Errors that a route may answer with besides its own. */
-function commonErrors({ scope, body, work, query }: Route): readonly ErrorCode[] {
+function commonErrors(route: Route): readonly ErrorCode[] {
+  const { scope, body, work, query } = route;
+  const isAsked = body !== undefined || query !== undefined || paramsOf(route).length > 0;
   return [
     "REQUEST_REFUSED",
     ...(scope === "open" ? [] : (["UNAUTHENTICATED", "FORBIDDEN"] as const)),
-    ...(body === undefined && query === undefined ? [] : (["INVALID_ARGUMENT"] as const)),
+    ...(isAsked ? (["INVALID_ARGUMENT"] as const) : []),
     ...(body === undefined ? [] : (["SERVICE_STOPPING"] as const)),
     ...(work === undefined ? [] : (["SERVICE_BUSY"] as const)),
   ];
@@ -100,16 +103,19 @@ export function problemsOf(route: Route): ReadonlyMap<number, readonly ErrorCode
   return new Map(statuses.map((status) => [status, codes.filter((code) => statusOfCode(code) === status)]));
 }
 
+const problemResponse = (description: string): Json => ({
+  description,
+  content: { [PROBLEM_TYPE]: { schema: { $ref: reference("Problem") } } },
+});
+
 function responsesOf(route: Route): Json {
   const problems = [...problemsOf(route)].map(([status, codes]): [string, Json] => [
     String(status),
-    {
-      description: codes.join(", "),
-      content: { "application/problem+json": { schema: { $ref: reference("Problem") } } },
-    },
+    problemResponse(codes.join(", ")),
   ]);
   const outcomes = route.outcomes.map((outcome): [string, Json] => [String(outcome.status), outcomeOf(outcome)]);
-  return Object.fromEntries([...problems, ...outcomes].sort(([one], [other]) => Number(one) - Number(other)));
+  const known = [...problems, ...outcomes].sort(([one], [other]) => Number(one) - Number(other));
+  return { ...Object.fromEntries(known), default: problemResponse("any other problem; docs/api.md") };
 }
 
 /** A body without which a request is refused is required. */

@@ -49,6 +49,7 @@ export const stateRoutes: readonly Route[] = [
     scope: "use",
     query: requests.feedQuery,
     outcomes: [textual("entries, and `gap` where some are missing; ends when the service does", FEED_TYPE)],
+    errors: ["SERVICE_BUSY", "SERVICE_STOPPING"],
     handle: ({ service, lastEventId, query }) => feedRequest(service.instanceId, lastEventId, query),
   }),
   route({
