@@ -193,12 +193,13 @@ export const LIMITS = {
   /** What still comes of a refused request is thrown away, so that the refusal is read; then the connection ends. */
   serviceDiscardBytes: MIB,
   serviceDiscardMs: 500,
-  /** An answer of which nothing is taken for so long is given up. */
-  serviceAnswerMs: 30_000,
-  /** Feeds at once: a screen for each of some people. Each says that it is there; one that nobody reads is ended. */
+  /** An answer of which nothing is taken for so long is given up, a feed too. */
+  serviceStallMs: 30_000,
+  /** Requests without an answer on one connection; 16 × 256 connections × a body. A browser sends one, a proxy few. */
+  servicePipelined: 16,
+  /** Feeds at once: a screen for each of some people. Each says so often that it is there. */
   serviceFeeds: 32,
   serviceFeedKeepAliveMs: 15_000,
-  serviceFeedStallMs: 30_000,
   /** Entries of the journal that are kept for readers of the feed: about 300 bytes each, twice as many at most. */
   feedEntries: 4096,
   /** A device that does not say how much it has free within this is shown without: whoever asks is not kept waiting. */

@@ -53,8 +53,8 @@ export function createFeed(keep: number = LIMITS.feedEntries): KeptFeed {
     return kept[low];
   };
 
-  async function* read(after: number | undefined, signal: AbortSignal): AsyncGenerator<FeedItem> {
-    let seq = after ?? kept.at(-1)?.seq ?? lostSeq;
+  async function* read(after: number, signal: AbortSignal): AsyncGenerator<FeedItem> {
+    let seq = after;
     while (!signal.aborted) {
       if (seq < lostSeq) {
         yield { kind: "gap", entries: lostSeq - seq };
@@ -70,5 +70,5 @@ export function createFeed(keep: number = LIMITS.feedEntries): KeptFeed {
     }
   }
 
-  return { reader: { required: false, accept }, read };
+  return { reader: { required: false, accept }, newest: () => kept.at(-1)?.seq ?? lostSeq, read };
 }

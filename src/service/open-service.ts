@@ -123,14 +123,20 @@ async function recordServiceStart({ values, wanted, found }: Ground, { system, w
   });
 }
 
-/** Memory that nobody gives back: its processes are killed with this one. */
+/**
+ * Memory that nobody gives back: its processes are killed with this one. A close that is under way finds nothing left to
+ * evict, and tells of what it is evicting itself, if there is time.
+ */
 async function recordAbandoned({ registry, journal }: System): Promise<void> {
-  const entries = registry.all().map(({ device, seal: { name, byteLength } }) =>
-    journal.appendAnyway({
-      ...{ type: "vram_deallocated", device, name, byteLength },
+  const entries = registry.all().map((shard) => {
+    registry.remove(shard);
+    shard.state = "evicted";
+    const { name, byteLength } = shard.seal;
+    return journal.appendAnyway({
+      ...{ type: "vram_deallocated", device: shard.device, name, byteLength },
       ...{ because: "closed", zeroed: false, reason: "the service was stopped at once" },
-    }),
-  );
+    });
+  });
   await Promise.all(entries);
 }
 

@@ -36,11 +36,13 @@ export interface Caller {
 
 /** The live view of the journal. */
 export interface Feed {
+  /** The number of the newest entry: who begins there sees what comes. */
+  newest(): number;
   /**
    * Entries behind `after` as far as they are kept, then those that follow; `gap` in place of what is no longer kept.
    * Ends with `signal`, or when the reader is too slow.
    */
-  read(after: number | undefined, signal: AbortSignal): AsyncIterable<FeedItem>;
+  read(after: number, signal: AbortSignal): AsyncIterable<FeedItem>;
 }
 
 export type FeedItem =

@@ -61,8 +61,8 @@ function createFeed(kept: number): FakeFeed & Service["feed"] {
   const waiting = new Set<() => void>();
   let seq = 0;
   let readers = 0;
-  async function* read(after: number | undefined, signal: AbortSignal): AsyncGenerator<FeedItem> {
-    let next = after === undefined ? seq + 1 : after + 1;
+  async function* read(after: number, signal: AbortSignal): AsyncGenerator<FeedItem> {
+    let next = after + 1;
     readers += 1;
     try {
       while (!signal.aborted) {
@@ -92,6 +92,7 @@ function createFeed(kept: number): FakeFeed & Service["feed"] {
     }
   }
   return {
+    newest: () => seq,
     read,
     readers: () => readers,
     append: (body, correlationId) => {

@@ -24,7 +24,7 @@ describe("vram verify", () => {
     expect(code).toBe(0);
     expect(out).toBe(`llama.safetensors  verified  fsverity:${is.DIGEST}  measured in 2500 ms (2.15 GB/s)\n`);
     expect(err).toMatch(/^backend emulated: .*\n$/);
-    expect(stub.asked[0]?.body).toEqual({});
+    expect(stub.of(at("m"))[0]?.body).toEqual({});
     const json = await vramAt({ [at("m")]: GOOD }, ["verify", "--json", "m"]);
     await expect(json.out).toMatchFileSnapshot(golden("verify.json"));
     expect(json.err).toBe("");
@@ -38,16 +38,34 @@ describe("vram verify", () => {
     };
     const words = ["--max-age", "5min", "--salt", "00ff", "m", "m"];
     const { out, err, stub } = await vramAt(routes, ["verify", ...words]);
-    expect(stub.asked[0]?.body).toEqual({ maxAgeMs: 300_000, salt: "00ff" });
+    expect(stub.of(at("m"))[0]?.body).toEqual({ maxAgeMs: 300_000, salt: "00ff" });
     expect(out).toContain("measured 1 min ago, which is fresh enough\n");
     expect(out).toContain("; the GPU's cache may have answered for its memory\n");
     expect(out).toContain(`  salted  ${"e".repeat(64)} with 00ff\n`);
     expect(err).toBe("");
     const none = await vramAt(routes, ["verify", "--max-age", "0", "m"]);
-    expect(none.stub.asked[0]?.body).toEqual({ maxAgeMs: 0 });
+    expect(none.stub.of(at("m"))[0]?.body).toEqual({ maxAgeMs: 0 });
     for (const odd of ["soon", "-1", "367 d", "1e3"]) {
       expect(await vram(["verify", "--max-age", odd, "m"])).toMatchObject({ code: 2 });
     }
+  });
+
+  it("verifies every member of a set that is named", async () => {
+    const members = ["s/a", "s/b"].map((name, index) => is.record({ name, shardId: `shard-${index}` }));
+    const { code, out, stub } = await vramAt(
+      {
+        "GET /v1/shards/s": checked(replies.listing.pick({ shards: true, missing: true }), {
+          shards: members,
+          missing: [],
+        }),
+        [at("shard-0")]: GOOD,
+        [at("shard-1")]: MISMATCH,
+      },
+      ["verify", "s"],
+    );
+    expect(code).toBe(3);
+    expect(out).toContain("s/b  FAILED  MEASUREMENT_MISMATCH");
+    expect(stub.of(at("shard-0"))).toHaveLength(1);
   });
 
   it("names ranges, blocks and tensors of a mismatch, and exits 3", async () => {

@@ -5,7 +5,6 @@ import { ask, bearer, begin, OPERATE, open, openTestServer, readAll, USE } from 
 
 /** A plan that is answered when the test says so. */
 function slowPlan(test: Awaited<ReturnType<typeof openTestServer>>) {
-  const { plan } = test.service;
   let answer: () => void = () => undefined;
   let started: () => void = () => undefined;
   const begun = new Promise<void>((resolve) => {
@@ -14,7 +13,7 @@ function slowPlan(test: Awaited<ReturnType<typeof openTestServer>>) {
   const caller = { transport: "socket", scope: "use", name: "" } as const;
   test.service.instead.plan = async (request) => {
     delete test.service.instead.plan;
-    const result = await plan(request, caller);
+    const result = await test.service.plan(request, caller);
     started();
     return new Promise<Plan>((resolve) => {
       answer = () => resolve(result);

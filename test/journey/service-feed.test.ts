@@ -3,12 +3,12 @@ import { once } from "node:events";
 import { describe, expect, it } from "vitest";
 import type { Entry, EntryBody } from "../../src/journal/entry.ts";
 import { LIMITS } from "../../src/limits.ts";
-import type { FeedTiming } from "../../src/service/http/feed.ts";
+import type { Timing } from "../../src/service/http/exchange.ts";
 import { INSTANCE } from "../helpers/fake-service.ts";
 import { ask, begin, open, openTestServer, readAll, type TestServer } from "../helpers/http.ts";
 
 const failed = (what: string): EntryBody => ({ type: "release_failed", what, message: "" });
-const QUIET: FeedTiming = { keepAliveMs: 60_000, stallMs: 60_000 };
+const QUIET: Timing = { keepAliveMs: 60_000, stallMs: 60_000 };
 
 /** A client of the feed: its blocks, as they come. */
 async function follow(test: TestServer, path = "/v1/feed", headers: Readonly<Record<string, string>> = {}) {
@@ -18,10 +18,17 @@ async function follow(test: TestServer, path = "/v1/feed", headers: Readonly<Rec
   answer.on("data", (chunk) => {
     text += String(chunk);
   });
-  const blocks = (): readonly string[] => text.split("\n\n").slice(0, -1);
+  const all = (): readonly string[] => text.split("\n\n").slice(0, -1);
+  /** Without the first place, which is told before anything happens. */
+  const blocks = (): readonly string[] => all().filter((one, index) => index > 0 || !/^id: \S+$/.test(one));
   return {
     answer,
     blocks,
+    /** The place that was told first. */
+    place: async (): Promise<string> => {
+      while (all().length === 0) await once(answer, "data");
+      return all()[0]?.replace("id: ", "") ?? "";
+    },
     /** Resolves when so many have come. */
     until: async (count: number): Promise<readonly string[]> => {
       while (blocks().length < count) await once(answer, "data");
@@ -52,6 +59,13 @@ describe("[VR-API-01] the feed", () => {
     const entries = ["a", "b", "c"].map((what) => test.service.feed.append(failed(what)));
     const feed = await follow(test, "/v1/feed", { "last-event-id": `${INSTANCE}-1` });
     expect(await feed.until(2)).toEqual(entries.slice(1).map(block));
+    // Whoever breaks off before anything happens misses nothing either.
+    const idle = await follow(test);
+    const place = await idle.place();
+    idle.answer.destroy();
+    const missed = test.service.feed.append(failed("d"));
+    const again = await follow(test, "/v1/feed", { "last-event-id": place });
+    expect(await again.until(1)).toEqual([block(missed)]);
   });
 
   it("tells of a gap where entries are not kept any more, or are those of an earlier start", async () => {

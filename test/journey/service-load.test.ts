@@ -3,7 +3,7 @@ import http from "node:http";
 import { afterEach, describe, expect, it } from "vitest";
 import { LIMITS } from "../../src/limits.ts";
 import { post } from "../helpers/abuse.ts";
-import { type Ask, ask, bearer, OPERATE, openTestServer, randomText, USE } from "../helpers/http.ts";
+import { type Ask, ask, bearer, OPERATE, open, openTestServer, randomText, readAll, USE } from "../helpers/http.ts";
 
 describe("many at once", () => {
   const agents: http.Agent[] = [];
@@ -55,6 +55,56 @@ describe("many at once", () => {
     globalThis.gc?.();
     // Without a collection on demand this includes garbage: 10,000 requests of 64 KiB each would be 640 MiB.
     expect(process.memoryUsage().heapUsed - before).toBeLessThan(128 * 1024 * 1024);
+  });
+
+  it("requests sent on one connection without waiting for answers are so many", async () => {
+    const test = await openTestServer();
+    let answer: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    const state = await test.service.ready();
+    test.service.calls.length = 0;
+    test.service.instead.ready = async () => {
+      await held;
+      return state;
+    };
+    const socket = await open({ path: test.socketPath });
+    const text = readAll(socket);
+    const one = "GET /v1/ready HTTP/1.1\r\nHost: x\r\n";
+    const count = LIMITS.servicePipelined + 4;
+    for (let sent = 1; sent < count; sent += 1) socket.write(`${one}\r\n`);
+    socket.write(`${one}Connection: close\r\n\r\n`);
+    await expect.poll(() => test.service.calls.length).toBe(LIMITS.servicePipelined);
+    answer();
+    const statuses = [...(await text).matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status);
+    expect(statuses).toEqual([...Array<string>(LIMITS.servicePipelined).fill("200"), "429", "429", "429", "429"]);
+  });
+
+  it("those that wait behind another's answer hear that their client went away", async () => {
+    const test = await openTestServer();
+    const heard: AbortSignal[] = [];
+    test.service.instead.verify = (_shard, _request, signal) => {
+      heard.push(signal);
+      return new Promise((_, reject) => {
+        signal.addEventListener("abort", () => reject(new Error("aborted")));
+      });
+    };
+    const socket = await open({ path: test.socketPath });
+    socket.write("POST /v1/shards/model/verifications HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3));
+    await expect.poll(() => heard.length).toBe(3);
+    socket.destroy();
+    await expect.poll(() => heard.map(({ aborted }) => aborted)).toEqual([true, true, true]);
+  });
+
+  it("an answer that nobody takes is given up", async () => {
+    const test = await openTestServer({}, { timing: { keepAliveMs: 60_000, stallMs: 50 } });
+    const note = "x".repeat(20_000_000);
+    test.service.instead.logCheckpoint = async () => note;
+    const socket = await open({ path: test.socketPath });
+    socket.write("GET /v1/audit/checkpoint HTTP/1.1\r\nHost: x\r\n\r\n");
+    await expect.poll(() => test.service.notes).toMatchObject([{ type: "request_served", status: 200 }]);
+    expect((await readAll(socket)).length).toBeLessThan(note.length);
   });
 
   it("a token that is guessed is told apart from none by nothing", async () => {

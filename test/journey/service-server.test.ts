@@ -1,11 +1,13 @@
 /** The listeners of a service: where they may be, what they leave behind, and how they end. */
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
+import type { IncomingMessage } from "node:http";
 import https from "node:https";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { peerCredentials } from "../../src/ffi.ts";
 import { openServer, type ServerOptions, type ServerValues } from "../../src/service/http/server.ts";
 import { createFakeService } from "../helpers/fake-service.ts";
 import { ask, bearer, open, openTestServer, readAll, readText, serverValues, UID, USE } from "../helpers/http.ts";
@@ -57,6 +59,25 @@ describe("the socket's file", () => {
     expect((await stat(socketPath)).gid).toBe(groupId);
   });
 
+  it("[VR-API-02] lets the group pass through a folder that is there already", async () => {
+    const values = await serverValues();
+    const folder = await folderOf(values);
+    const groupId = process.getgid?.() ?? 0;
+    await (await openAt(values, { groupId })).close();
+    expect([await modeOf(folder), (await stat(folder)).gid]).toEqual(["710", groupId]);
+    await chmod(folder, 0o755);
+    await (await openAt(values, { groupId })).close();
+    expect(await modeOf(folder)).toBe("755");
+  });
+
+  it("[VR-API-02] knows who connects, as the kernel says", async () => {
+    const test = await openTestServer({}, { peerOf: peerCredentials });
+    expect(
+      (await ask({ socketPath: test.socketPath }, "/v1/plan", { method: "POST", body: { path: "/a" } })).status,
+    ).toBe(200);
+    expect(test.service.calls[0]?.args[1]).toEqual({ transport: "socket", scope: "operate", name: `uid ${UID}` });
+  });
+
   it("is no file at all if it cannot be given to the group", async () => {
     const values = await serverValues();
     await folderOf(values);
@@ -80,6 +101,24 @@ describe("the socket's file", () => {
     const { socketPath } = await openTestServer();
     expect(await codeOf(openAt(await serverValues({ socket: socketPath })))).toBe("STATE_BUSY");
     expect((await ask({ socketPath }, "/healthz")).status).toBe(200);
+  });
+
+  it("is left alone while a service is too busy to take a connection", async () => {
+    const values = await serverValues();
+    await folderOf(values);
+    const path = JSON.stringify(values.socket);
+    // It listens, says so, and then looks after nothing; one connection waits, others are turned away by the kernel.
+    const script = `require("net").createServer().listen({ path: ${path}, backlog: 1 }, () => {
+      require("fs").writeSync(1, "listening");
+      for (;;);
+    })`;
+    const busy = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "pipe", "ignore"] });
+    await once(busy.stdout, "data");
+    const waiting = [0, 1, 2].map(() => connect(values.socket).on("error", () => undefined));
+    expect(await codeOf(openAt(values))).toBe("STATE_BUSY");
+    for (const socket of waiting) socket.destroy();
+    busy.kill("SIGKILL");
+    await once(busy, "exit");
   });
 
   it("is left alone if it is something else", async () => {
@@ -144,7 +183,7 @@ describe("TCP", () => {
     const { port, server } = await openTestServer({ "tls.certFile": certFile, "tls.keyFile": keyFile });
     const ca = await readFile(certFile);
     const request = https.get({ host: "127.0.0.1", port, path: "/v1/shards", ca, agent: false, headers: bearer(USE) });
-    const [answer] = await once(request, "response");
+    const [answer] = (await once(request, "response")) as [IncomingMessage];
     expect([answer.statusCode, JSON.parse(await readText(answer))]).toMatchObject([200, { backend: "emulated" }]);
     await expect(ask({ port }, "/healthz")).rejects.toThrow();
     // A client that is connected and says nothing does not hold up the end.

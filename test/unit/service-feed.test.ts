@@ -28,7 +28,7 @@ describe("the feed", () => {
     const feed = createFeed();
     for (const seq of [1, 2, 3]) void feed.reader.accept(entry(seq));
     const stop = new AbortController();
-    const fresh = take(feed.read(undefined, stop.signal), 2, stop);
+    const fresh = take(feed.read(feed.newest(), stop.signal), 2, stop);
     void feed.reader.accept(entry(4));
     void feed.reader.accept(entry(5, "request_served"));
     void feed.reader.accept(entry(6));
@@ -51,7 +51,7 @@ describe("the feed", () => {
 
   it("ends for a reader who goes away while he waits", async () => {
     const stop = new AbortController();
-    const waiting = take(createFeed().read(undefined, stop.signal), 1, stop);
+    const waiting = take(createFeed().read(0, stop.signal), 1, stop);
     stop.abort();
     expect(await waiting).toEqual([]);
   });

@@ -1,6 +1,6 @@
 /** `vram verify`: has a service measure what lies in VRAM, and says where it is not what was sealed. */
 import { printable } from "../../bytes.ts";
-import type { Client, Verification } from "../../client.ts";
+import type { Client, Shown, Verification } from "../../client.ts";
 import { toVramError, VramError } from "../../errors.ts";
 import { inMs, rate } from "../../narrate/line.ts";
 import { EXIT } from "../exit.ts";
@@ -26,9 +26,21 @@ interface Subject {
 }
 
 async function subjectsOf(host: Host, client: Client, names: readonly string[], all: boolean): Promise<Subject[]> {
-  if (!all) return names.map((name) => ({ key: name, name }));
-  const { shards, missing } = await client.list({ signal: host.signal });
-  if (shards.length + missing.length === 0) host.err("nothing is resident\n");
+  if (!all) return (await Promise.all(names.map((name) => namedSubjects(host, client, name)))).flat();
+  const listing = await client.list({ signal: host.signal });
+  if (listing.shards.length + listing.missing.length === 0) host.err("nothing is resident\n");
+  return subjectsIn(listing);
+}
+
+/** What a name stands for: a shard, or the members of a set. */
+async function namedSubjects(host: Host, client: Client, name: string): Promise<Subject[]> {
+  const shown = await client.show(name, { signal: host.signal }).catch(() => undefined);
+  // What is wrong with the name, the service says when it is asked to verify it.
+  if (shown === undefined || shown.shards.length + shown.missing.length === 1) return [{ key: name, name }];
+  return subjectsIn(shown);
+}
+
+function subjectsIn({ shards, missing }: Shown): Subject[] {
   return [
     ...shards.map(({ shardId, name }) => ({ key: shardId, name })),
     ...missing.map(({ shardId, name, state, reason }) => {

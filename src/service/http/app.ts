@@ -10,8 +10,8 @@ import { LIMITS } from "../../limits.ts";
 import type { Service } from "../service.ts";
 import { type Authority, anyone, authorize } from "./auth.ts";
 import { readBody, readQuery, requireShape } from "./body.ts";
-import { type Exchange, writeAnswer, writeProblem } from "./exchange.ts";
-import { type FeedRequest, type FeedTiming, writeFeed } from "./feed.ts";
+import { type Exchange, type Timing, writeAnswer, writeProblem } from "./exchange.ts";
+import { type FeedRequest, writeFeed } from "./feed.ts";
 import { decodePart, headerOf } from "./guards.ts";
 import { refusal } from "./problem.ts";
 import type { WorkQueue } from "./queue.ts";
@@ -24,7 +24,7 @@ export interface Site {
   readonly authority: Authority;
   readonly queue: WorkQueue;
   readonly bodyBytes: number;
-  readonly timing: FeedTiming;
+  readonly timing: Timing;
   /** Fires when feeds have to end. */
   readonly ended: AbortSignal;
   /** The OpenAPI document. */

@@ -20,6 +20,13 @@ export const SECURITY_HEADERS = {
 
 export const PROBLEM_TYPE = "application/problem+json";
 
+export interface Timing {
+  /** A feed on which nothing happens says so this often. */
+  readonly keepAliveMs: number;
+  /** A client that takes nothing for so long is ended. */
+  readonly stallMs: number;
+}
+
 export interface Exchange {
   readonly incoming: IncomingMessage;
   readonly outgoing: ServerResponse;
@@ -27,8 +34,12 @@ export interface Exchange {
   readonly correlationId: string;
   /** Fires when the client goes away before it has the whole answer. */
   readonly signal: AbortSignal;
+  /** Fires it. */
+  readonly abandon: () => void;
   /** The client waits for `100 Continue` before it sends a body. */
   readonly awaitsContinue: boolean;
+  /** A client that takes nothing of its answer for so long is ended. */
+  readonly stallMs: number;
   /** Path and query as they came, encoded; empty until the target is known to be one. */
   path: string;
   query: string;
@@ -57,13 +68,13 @@ export function writeHead(
 
 /** Writes an answer, unless there is nobody left to read it. */
 export function writeAnswer(exchange: Exchange, { status, type, text, headers }: Content): void {
-  const { outgoing } = exchange;
+  const { outgoing, stallMs } = exchange;
   if (outgoing.destroyed || outgoing.headersSent) return;
   const bytes = Buffer.from(text, "utf8");
   writeHead(exchange, status, { "Content-Type": type, "Content-Length": bytes.byteLength, ...headers });
   outgoing.end(bytes);
   // What does not fit into the socket waits for the client; not forever.
-  if (outgoing.writableLength > 0) outgoing.setTimeout(LIMITS.serviceAnswerMs, () => outgoing.destroy());
+  if (outgoing.writableLength > 0) outgoing.setTimeout(stallMs, () => outgoing.destroy());
 }
 
 /** Throws away what still comes of a body, within limits. False if there is more: then the connection cannot be kept. */

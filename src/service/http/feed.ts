@@ -7,7 +7,7 @@ import type { ServerResponse } from "node:http";
 import { VramError } from "../../errors.ts";
 import type { Entry } from "../../journal/entry.ts";
 import type { FeedItem, Service } from "../service.ts";
-import { type Exchange, writeHead } from "./exchange.ts";
+import { type Exchange, type Timing, writeHead } from "./exchange.ts";
 
 export const FEED_TYPE = "text/event-stream";
 
@@ -20,13 +20,6 @@ export interface FeedRequest {
   readonly isElsewhere: boolean;
   readonly correlationId: string | undefined;
   readonly types: ReadonlySet<string> | undefined;
-}
-
-export interface FeedTiming {
-  /** A feed on which nothing happens says so this often. */
-  readonly keepAliveMs: number;
-  /** A client that takes nothing for so long is ended. */
-  readonly stallMs: number;
 }
 
 const EVENT_ID = /^([A-Za-z0-9_.-]{1,128})-(0|[1-9][0-9]{0,14})$/;
@@ -80,7 +73,7 @@ function drained(outgoing: ServerResponse, stallMs: number): Promise<void> {
 export async function writeFeed(
   exchange: Exchange,
   request: FeedRequest,
-  { service, timing, ended }: { readonly service: Service; readonly timing: FeedTiming; readonly ended: AbortSignal },
+  { service, timing, ended }: { readonly service: Service; readonly timing: Timing; readonly ended: AbortSignal },
 ): Promise<void> {
   const { outgoing } = exchange;
   const signal = AbortSignal.any([exchange.signal, ended]);
@@ -104,7 +97,10 @@ export async function writeFeed(
   outgoing.flushHeaders();
   try {
     if (request.isElsewhere) await write(eventText("gap", { entries: 0, because: "restarted" }));
-    for await (const item of service.feed.read(request.after, signal)) {
+    // Whoever breaks off before the first entry knows where he was.
+    const after = request.after ?? service.feed.newest();
+    if (request.after === undefined) await write(`id: ${idOf(after)}\n\n`);
+    for await (const item of service.feed.read(after, signal)) {
       const text = textOf(item);
       if (text !== undefined) await write(text);
     }

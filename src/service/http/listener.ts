@@ -9,15 +9,15 @@ import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { getRequestListener, RequestError } from "@hono/node-server";
 import { RESPONSE_ALREADY_SENT } from "@hono/node-server/utils/response";
-import type { VramError } from "../../errors.ts";
+import { VramError } from "../../errors.ts";
 import { withCorrelation } from "../../journal/scope.ts";
-import type { Caller } from "../service.ts";
+import { LIMITS } from "../../limits.ts";
 import { type App, answerError, createApp, type Site } from "./app.ts";
 import { rememberPeer } from "./auth.ts";
 import { endBare } from "./bare.ts";
 import { type Exchange, noteRefusal } from "./exchange.ts";
 import { type HostCheck, headerOf, requireDecent, requireTarget } from "./guards.ts";
-import { refusal } from "./problem.ts";
+import { refusal, statusOf } from "./problem.ts";
 import type { Listener } from "./route.ts";
 
 export type WebServer = Server | TlsServer;
@@ -43,10 +43,20 @@ function beginExchange(
   const abort = new AbortController();
   const given = headerOf(incoming, "x-correlation-id");
   const exchange: Exchange = {
-    ...{ incoming, outgoing, awaitsContinue, route: "other", caller: undefined, path: "", query: "" },
+    ...{
+      incoming,
+      outgoing,
+      awaitsContinue,
+      stallMs: site.timing.stallMs,
+      route: "other",
+      caller: undefined,
+      path: "",
+      query: "",
+    },
     transport: listener === "socket" ? "socket" : "tcp",
     correlationId: given !== undefined && isCorrelationId(given) ? given : randomUUID(),
     signal: abort.signal,
+    abandon: () => abort.abort(),
   };
   outgoing.once("close", () => {
     if (!outgoing.writableFinished) abort.abort();
@@ -104,6 +114,9 @@ async function answer(site: Site, app: App, exchange: Exchange, options: Listene
 
 const METHODS = "GET, POST, DELETE";
 
+const flood = (): VramError =>
+  new VramError("SERVICE_BUSY", `more than ${LIMITS.servicePipelined} requests on one connection have no answer yet`);
+
 type ClientError = Error & { readonly code?: string };
 
 /** What is wrong with a request that is none; undefined for a client that merely went away. */
@@ -144,7 +157,11 @@ function followConnections(server: WebServer, { listener, isOpen }: ListenerOpti
     }
     if (listener === "socket") rememberPeer(socket, site.authority.peerOf);
     open.set(socket, new Set());
-    socket.once("close", () => open.delete(socket));
+    socket.once("close", () => {
+      // Those that wait behind another answer hear of it here only.
+      for (const exchange of open.get(socket) ?? []) exchange.abandon();
+      open.delete(socket);
+    });
   };
   // The socket that requests come on: with TLS it is there after the handshake.
   server.on(server instanceof TlsServer ? "secureConnection" : "connection", follow);
@@ -172,16 +189,22 @@ export function attachListener(server: WebServer, site: Site, options: ListenerO
       open.get(socket)?.delete(exchange);
       if (options.isClosing()) socket.destroySoon();
     });
+    const isFlood = (open.get(socket)?.size ?? 0) > LIMITS.servicePipelined;
     withCorrelation(exchange.correlationId, () => {
-      answer(site, app, exchange, options).catch((thrown: unknown) => {
+      const answering = isFlood ? answerError(site, exchange, flood()) : answer(site, app, exchange, options);
+      answering.catch((thrown: unknown) => {
         site.report("an answer", thrown);
         outgoing.destroy();
       });
     });
   };
-  const refuse = (socket: Duplex, error: VramError, caller?: Caller): void => {
-    noteRefusal(site.service.note, error, { transport, caller });
-    endBare(socket, error, randomUUID());
+  const refuse = (socket: Duplex, error: VramError, current?: Exchange): void => {
+    const { caller, route = "other", correlationId = randomUUID() } = current ?? {};
+    withCorrelation(correlationId, () => {
+      noteRefusal(site.service.note, error, { transport, caller });
+      site.service.note.requestServed({ route, status: statusOf(error), durationMs: 0, transport });
+    });
+    endBare(socket, error, correlationId);
   };
 
   server.on("request", (incoming, outgoing) => take(incoming, outgoing));
@@ -196,7 +219,7 @@ export function attachListener(server: WebServer, site: Site, options: ListenerO
     // An answer here must be that to the request that broke: one that has begun, or belongs to another, is none.
     const isOther = current !== undefined && (current.incoming.complete || current.outgoing.headersSent);
     if (refused === undefined || isOther || others.length > 0 || !socket.writable) socket.destroy();
-    else refuse(socket, refused, current?.caller);
+    else refuse(socket, refused, current);
   });
   return connections;
 }

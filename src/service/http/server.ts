@@ -17,7 +17,7 @@ import type { Service } from "../service.ts";
 import type { TokenStore } from "../tokens.ts";
 import type { Site } from "./app.ts";
 import type { PeerOf } from "./auth.ts";
-import type { FeedTiming } from "./feed.ts";
+import type { Timing } from "./exchange.ts";
 import { createHostCheck, type HostCheck } from "./guards.ts";
 import { attachListener, type Connections, type WebServer } from "./listener.ts";
 import { openApiText } from "./openapi.ts";
@@ -56,8 +56,8 @@ export interface ServerOptions {
   readonly groupId: number | undefined;
   /** Told what could not be released, and what went wrong inside, which no caller hears of. */
   readonly report: ReleaseFailureReporter;
-  /** Of feeds; default: `LIMITS`. */
-  readonly timing?: FeedTiming;
+  /** Of what is written to clients; default: `LIMITS`. */
+  readonly timing?: Timing;
 }
 
 export interface HttpServer {
@@ -138,7 +138,7 @@ function createSite(options: ServerOptions, state: State): Site {
     authority: { tokens, peerOf, uid, hasGroup: groupId !== undefined },
     queue: createWorkQueue({ requests: values["limits.requests"], waiting: values["limits.waiting"] }),
     bodyBytes: values["limits.bodyBytes"],
-    timing: options.timing ?? { keepAliveMs: LIMITS.serviceFeedKeepAliveMs, stallMs: LIMITS.serviceFeedStallMs },
+    timing: options.timing ?? { keepAliveMs: LIMITS.serviceFeedKeepAliveMs, stallMs: LIMITS.serviceStallMs },
     isDraining: () => state.draining,
   };
 }

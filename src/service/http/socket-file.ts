@@ -30,12 +30,19 @@ async function requireFolder(folder: string, { uid, groupId }: SocketOwner): Pro
   const made = await promises.mkdir(folder, { recursive: true, mode: 0o700 }).catch((cause: unknown) => {
     throw invalid(folder, "the socket's folder cannot be made", cause);
   });
-  if (made !== undefined && groupId !== undefined) await shareWith(folder, groupId, 0o750);
   const stats = await promises.stat(folder);
   if (stats.uid !== uid && stats.uid !== ROOT) throw invalid(folder, "the socket's folder belongs to another user");
   if ((stats.mode & WRITABLE_BY_OTHERS) !== 0) {
     throw invalid(folder, "others may change the socket's folder; it must be writable for its owner only");
   }
+  if (groupId !== undefined) await openFolder(folder, groupId, made !== undefined);
+}
+
+/** Lets a group reach what is in a folder; one that is there already shows it no more than that. */
+async function openFolder(folder: string, groupId: number, isNew: boolean): Promise<void> {
+  const { mode, gid } = await promises.stat(folder);
+  const isReached = (mode & 0o001) !== 0 || (gid === groupId && (mode & 0o010) !== 0);
+  if (!isReached) await shareWith(folder, groupId, isNew ? 0o750 : (mode & 0o777) | 0o010);
 }
 
 async function shareWith(path: string, groupId: number, mode: number): Promise<void> {
