@@ -142,9 +142,13 @@ describe("[VR-API-02] a file of tokens", () => {
     const text = typeof content === "string" ? content : JSON.stringify(content);
     await writeFile(fileOf(stateDir), text, { mode: 0o600 });
     const tokens = openTokens(stateDir);
-    for (const task of [tokens.list(), tokens.check("x"), tokens.add("b", "use"), tokens.revoke("a")]) {
-      expect(await codeOf(task)).toBe("STATE_INVALID");
-    }
+    const calls = [
+      () => tokens.list(),
+      () => tokens.check("x"),
+      () => tokens.add("b", "use"),
+      () => tokens.revoke("a"),
+    ];
+    for (const call of calls) expect(await codeOf(call())).toBe("STATE_INVALID");
     expect(await readFile(fileOf(stateDir), "utf8")).toBe(text);
   });
 
