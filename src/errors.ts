@@ -102,8 +102,8 @@ export const ERROR_TABLE = {
     "use a state directory of its own for each backend and GPU",
   ),
   WORKER_STOPPED: row(
-    "the worker of this device is stopped since a verification failed",
-    "find out why, then call `resume` with the reason",
+    "the worker of this device is stopped: a verification failed, or its process did not come back",
+    "find out why, then resume it with the reason: `vram resume --reason TEXT`, or `resume` of the library",
   ),
   STATE_BUSY: row(
     "another process uses the state directory",

@@ -110,12 +110,14 @@ export interface SystemParts {
   readonly state: StateStore;
   readonly instanceId: string;
   readonly backend: Backend;
+  /** Leases that may be held at once. */
+  readonly maxLeases?: number;
 }
 
 /** The system, and the book of leases that hears of it when something can no longer be relied on. */
 export function createSystem(options: VramOptions, parts: SystemParts): { system: System; leases: Leases } {
   const { clock, journal, state, instanceId, backend } = parts;
-  const leases = createLeases({ clock, journal });
+  const leases = createLeases({ clock, journal }, parts.maxLeases);
   const policy = options.allowMps === true ? POLICY_WITH_MPS : VRAM_ONLY_POLICY;
   let sequence = 0;
   const system: System = {

@@ -12,7 +12,7 @@ export function addServeCommand(add: Add): void {
   const serve = add<ServeOptions>(
     "serve",
     "Keep models sealed in VRAM, and answer for them: the service that the other commands talk to.",
-    ["vram serve", "vram serve --set lease.maxMs=10m --state-dir ./state", "vram serve --listen 127.0.0.1:7790"],
+    ["vram serve", "vram serve --set lease.maxMs=10min --state-dir ./state", "vram serve --listen 127.0.0.1:7790"],
     async (...args) => (await import("./commands/serve.ts")).runServe(...args),
     { jsonLines: "print one line of JSON when it can be reached" },
   );

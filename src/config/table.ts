@@ -75,7 +75,7 @@ export const KEYS = {
 
   modelRoots: open(
     kinds.paths,
-    ["`/` for callers on the socket, none over TCP", nothing],
+    ["`/` for the service's user and root on the socket, none for others", nothing],
     "folders that files must lie under",
     { policy: tighter.pathsUnder },
   ),

@@ -61,6 +61,8 @@ export interface Leases {
   release(leaseId: string): Promise<Lease>;
   find(leaseId: string): Lease;
   shardOf(leaseId: string): Shard;
+  /** Who it was granted to, as the service knows him. */
+  callerOf(leaseId: string): string;
   all(): readonly Lease[];
   /** Ends what `applies` to, at once; resolves when that is on record. */
   revoke(applies: (shard: Shard) => boolean, because: LeaseRevocation): Promise<void>;
@@ -91,14 +93,16 @@ const refOf = ({ leaseId, shard }: Held) => ({
 
 class OpenLeases implements Leases {
   readonly #system: Pick<System, "journal" | "clock">;
+  readonly #max: number;
   readonly #held = new Map<string, Held>();
   readonly #waiting = new Set<() => void>();
   #granting = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
-  constructor(system: Pick<System, "journal" | "clock">) {
+  constructor(system: Pick<System, "journal" | "clock">, max: number) {
     this.#system = system;
+    this.#max = max;
   }
 
   #show(held: Held): Lease {
@@ -128,8 +132,8 @@ class OpenLeases implements Leases {
     const { clock } = this.#system;
     if (this.#closed) throw closedError("the book of leases");
     requireReliable(shard);
-    if (this.#held.size + this.#granting >= LIMITS.serviceLeases) {
-      throw new VramError("SERVICE_BUSY", `${LIMITS.serviceLeases} leases are held already`);
+    if (this.#held.size + this.#granting >= this.#max) {
+      throw new VramError("SERVICE_BUSY", `${this.#max} leases are held already, and that is the most`);
     }
     const grantedAtMs = clock.wallMs();
     const { durationMs } = terms;
@@ -203,6 +207,10 @@ class OpenLeases implements Leases {
     return this.#require(leaseId).shard;
   }
 
+  callerOf(leaseId: string): string {
+    return this.#require(leaseId).terms.caller;
+  }
+
   all(): readonly Lease[] {
     this.#expire();
     return [...this.#held.values()].map((held) => this.#show(held));
@@ -272,7 +280,7 @@ class OpenLeases implements Leases {
   }
 }
 
-/** An empty book of leases. */
-export function createLeases(system: Pick<System, "journal" | "clock">): Leases {
-  return new OpenLeases(system);
+/** An empty book of leases, of which so many may be held at once. */
+export function createLeases(system: Pick<System, "journal" | "clock">, max: number = LIMITS.serviceLeases): Leases {
+  return new OpenLeases(system, max);
 }

@@ -46,16 +46,17 @@ const strictestAge = (configured: number, asked: number): number =>
   configured === 0 || asked === 0 ? Math.max(configured, asked) : Math.min(configured, asked);
 
 /**
- * Over TCP only files under configured roots: whoever reaches the socket may read files here anyway. Judged by the path
- * alone first, so that nobody learns what there is elsewhere; links are judged where it is opened.
+ * Only the service's own user, and root, may name any file: they could read it themselves. Others get what lies under
+ * configured roots. Judged by the path alone first, so that nobody learns what there is elsewhere; links are judged where
+ * it is opened.
  */
-function requireRoots({ values }: Parts, { transport }: Caller, path: string): void {
-  if (transport === "socket") return;
+function requireRoots({ values }: Parts, { transport, scope }: Caller, path: string): void {
+  if (transport === "socket" && scope === "operate") return;
   const { modelRoots } = values;
-  const isUnder = (root: string): boolean => !relative(root, path).startsWith("..");
+  const isUnder = (root: string): boolean => !/^\.\.(?:\/|$)/.test(relative(root, path));
   if (modelRoots?.some(isUnder) === true) return;
   if (modelRoots !== undefined) throw new VramError("SOURCE_REFUSED", `${path}: not under a model root`);
-  throw new VramError("SOURCE_REFUSED", "over TCP nothing is read: no modelRoots are configured", {
+  throw new VramError("SOURCE_REFUSED", "nothing is read for this caller: no modelRoots are configured", {
     fix: "set modelRoots in the configuration of the service, or ask on its socket",
   });
 }
@@ -128,6 +129,7 @@ async function sealAndWant(
   const before = new Set(open.system.registry.all());
   const { row, result } = await sealRequested(vram, open.system.modelRoots, { ...request, maxAgeMs }, signal);
   try {
+    requireRoom(parts, row);
     await wanted.put(row);
     const gone = sealsOf(row).find(({ mac }) => !open.system.registry.all().some(({ seal }) => seal.mac === mac));
     if (gone !== undefined) {
@@ -144,6 +146,17 @@ async function sealAndWant(
     throw error;
   }
   return result;
+}
+
+/** The configuration bounds how many shards there are. */
+function requireRoom({ wanted, values }: Parts, row: WantedRow): void {
+  const others = wanted.rows().filter((one) => nameOf(one) !== nameOf(row));
+  const count = [...others, row].reduce((sum, one) => sum + sealsOf(one).length, 0);
+  const most = values["limits.shards"];
+  if (count <= most) return;
+  throw new VramError("SERVICE_BUSY", `${count} shards would be wanted, and ${most} are the most`, {
+    fix: "evict something, or raise limits.shards",
+  });
 }
 
 const isOfRow = (row: WantedRow, shard: Shard): boolean =>
@@ -219,12 +232,24 @@ const relianceCalls = (parts: Parts): Pick<Calls, "verify" | "grant" | "lease" |
   },
   lease: (leaseId) => parts.open.leases.find(leaseId),
   leases: () => parts.vram.leases(),
-  renew: async (leaseId, { durationMs, maxAgeMs }, signal) => {
+  renew: async (leaseId, { durationMs, maxAgeMs }, caller, signal) => {
+    requireHolder(parts, leaseId, caller);
     const options = { durationMs: durationOf(parts, durationMs), signal, ...given({ maxAgeMs }) };
     return parts.vram.renew(leaseId, options);
   },
-  release: (leaseId) => parts.vram.release(leaseId),
+  release: async (leaseId, caller) => {
+    requireHolder(parts, leaseId, caller);
+    return parts.vram.release(leaseId);
+  },
 });
+
+/** Ids of leases are on the feed: knowing one is not holding it. */
+function requireHolder({ open }: Parts, leaseId: string, caller: Caller): void {
+  if (caller.scope === "operate" || open.leases.callerOf(leaseId) === caller.name) return;
+  throw new VramError("FORBIDDEN", `the lease ${leaseId} is another's`, {
+    fix: "whoever was granted a lease renews and releases it, or who may do everything",
+  });
+}
 
 function durationOf({ values }: Parts, asked: number | undefined): number {
   const durationMs = asked ?? Math.min(values["lease.defaultMs"], values["lease.maxMs"]);

@@ -48,7 +48,8 @@ export function openService(options: ServiceOptions): Promise<OpenService> {
 async function compose(ground: Ground): Promise<OpenService> {
   const { values, options, clock, journal, instanceId, state, log, found, wanted, operations, undo } = ground;
   const { backend } = found.decision;
-  const { system, leases } = createSystem(options, { clock, journal, state, instanceId, backend });
+  const maxLeases = values["limits.leases"];
+  const { system, leases } = createSystem(options, { clock, journal, state, instanceId, backend, maxLeases });
   const devices = await keepDevices({
     ...{ system, clock, devices: found.devices, headroomBytes: options.headroomBytes },
     onUsable: (uuid) => keeper.restore(uuid),

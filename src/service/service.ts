@@ -70,8 +70,9 @@ export interface Service {
   grant(request: LeaseRequest, caller: Caller, signal: AbortSignal): Promise<GrantedLease>;
   lease(leaseId: string): LeaseReply;
   leases(): readonly LeaseReply[];
-  renew(leaseId: string, request: RenewRequest, signal: AbortSignal): Promise<RenewedLease>;
-  release(leaseId: string): Promise<LeaseReply>;
+  /** Only who was granted a lease, or may do everything, renews or releases it. */
+  renew(leaseId: string, request: RenewRequest, caller: Caller, signal: AbortSignal): Promise<RenewedLease>;
+  release(leaseId: string, caller: Caller): Promise<LeaseReply>;
   evict(idOrName: string, options: { readonly revoke: boolean }): Promise<Eviction>;
   resume(request: ResumeRequest): Promise<readonly DeviceState[]>;
   devices(): Promise<readonly DeviceState[]>;

@@ -275,9 +275,11 @@ describe("[VR-API-01] what is wanted", () => {
     expect(await codeOf(long)).toBe("INVALID_ARGUMENT");
     const { lease } = await test.service.grant({ shard: "model.bin" }, CALLER, NEVER);
     expect(lease.durationMs).toBe(60_000);
-    expect(await codeOf(test.service.renew(lease.leaseId, { durationMs: 60_001 }, NEVER))).toBe("INVALID_ARGUMENT");
-    const renewed = await test.service.renew(lease.leaseId, { maxAgeMs: 0 }, NEVER);
+    expect(await codeOf(test.service.renew(lease.leaseId, { durationMs: 60_001 }, CALLER, NEVER))).toBe(
+      "INVALID_ARGUMENT",
+    );
+    const renewed = await test.service.renew(lease.leaseId, { maxAgeMs: 0 }, CALLER, NEVER);
     expect(renewed.verification?.basis).toBe("measured");
-    await test.service.release(lease.leaseId);
+    await test.service.release(lease.leaseId, CALLER);
   });
 });

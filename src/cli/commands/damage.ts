@@ -17,6 +17,8 @@ const damageDetails = z.object({
   }),
 });
 
+const differing = (bytes: number): string => (bytes === 1 ? "1 byte differs" : `${bytes} bytes differ`);
+
 /** Places that are listed; beyond them only how many there are. */
 const LISTED = 8;
 
@@ -30,7 +32,7 @@ export function printDamage(host: Host, error: VramError): void {
   if (rangeCount > LISTED) say(`damaged  ${count(rangeCount, "range")} in all`);
   for (const block of blocks.slice(0, LISTED)) {
     const where = block.tensors.length === 0 ? "" : `, ${tensorList(block.tensors, block.tensors.length)}`;
-    say(`block    4 KiB at ${block.offset}: ${count(block.differing, "byte")} differ${where}`);
+    say(`block    4 KiB at ${block.offset}: ${differing(block.differing)}${where}`);
   }
   say(`tensors  ${tensorCount === 0 ? "none there" : tensorList(tensors, tensorCount)}`);
   if (because !== undefined) say(`note     ${because}`);

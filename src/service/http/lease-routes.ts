@@ -45,7 +45,8 @@ export const leaseRoutes: readonly Route[] = [
     outcomes: [ok("the lease", replies.renewedLease)],
     errors: ["LEASE_NOT_FOUND", ...VERIFY_ERRORS, "WORKER_STOPPED", "AUDIT_UNAVAILABLE", ...DEVICE_ERRORS],
     work: ({ maxAgeMs }) => maxAgeMs !== undefined,
-    handle: async ({ service, params, body, signal }) => json(await service.renew(params.lease, body, signal)),
+    handle: async ({ service, params, body, caller, signal }) =>
+      json(await service.renew(params.lease, body, caller, signal)),
   }),
   route({
     method: "DELETE",
@@ -55,6 +56,6 @@ export const leaseRoutes: readonly Route[] = [
     scope: "use",
     outcomes: [ok("the lease as it was", replies.lease)],
     errors: ["LEASE_NOT_FOUND"],
-    handle: async ({ service, params }) => json(await service.release(params.lease)),
+    handle: async ({ service, params, caller }) => json(await service.release(params.lease, caller)),
   }),
 ];
