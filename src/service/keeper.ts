@@ -52,6 +52,14 @@ type Status =
   | { readonly state: "restoring"; readonly begun: Begun }
   | { readonly state: "waiting" | "refused"; readonly reason: string };
 
+/** Whether two rows are of the same seals; every change of the wanted set makes new rows of the others, too. */
+const isSame = (one: WantedRow, other: WantedRow): boolean =>
+  nameOf(one) === nameOf(other) && macsOf(one) === macsOf(other);
+const macsOf = (row: WantedRow): string =>
+  sealsOf(row)
+    .map(({ mac }) => mac)
+    .join();
+
 /** Whether another try may do better with nothing mended. */
 const isPassing = (error: VramError): boolean => error.retriable || error.fatal;
 
@@ -159,7 +167,7 @@ class OpenKeeper implements Keeper {
       await evict(system, shard.worker, shard, shard.state === "lost" ? "lost" : "undone");
     }
     const sealed = await sealAgain(row, signal);
-    if (wanted.rows().includes(row)) {
+    if (wanted.rows().some((one) => isSame(one, row))) {
       await wanted.put(sealed.row);
       return sealed.result;
     }

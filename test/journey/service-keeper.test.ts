@@ -18,6 +18,7 @@ const sealed = async (test: TestService, path: string, more: object = {}) => {
 };
 const byName = (test: TestService) =>
   test.service.list().shards.map(({ name, shardId, digest, state }) => ({ name, shardId, digest, state }));
+const sorted = (list: ReturnType<typeof byName>) => list.toSorted((a, b) => a.name.localeCompare(b.name));
 
 describe("[VR-API-04] after a restart", () => {
   it("everything wanted is sealed again: the same names, ids and digests, new seals", async () => {
@@ -56,6 +57,19 @@ describe("[VR-API-04] after a restart", () => {
     expect(first.of("vram_deallocated")[0]).toMatchObject({ zeroed: false });
     const second = await openTestService(home);
     expect(byName(second)).toEqual(before);
+  });
+
+  it("everything on all devices is, at the same time", async () => {
+    const home = await makeHome();
+    const settings = { "emulated.devices": 2 };
+    const { path } = await randomFile(3 * MIB);
+    const first = await openTestService(home, settings);
+    for (const n of [0, 1, 2, 3]) await sealed(first, path, { name: `m${n}`, device: n % 2 });
+    const before = sorted(byName(first));
+    await first.close();
+    const second = await openTestService(home, settings);
+    expect(sorted(byName(second))).toEqual(before);
+    expect(second.service.list().missing).toEqual([]);
   });
 
   it("a set is: cut from one file, its members in their places", async () => {
@@ -156,7 +170,6 @@ describe("[VR-DEV-05] when the process of a device is lost", () => {
     expect(test.service.lease(kept.lease.leaseId).name).toBe("b.bin");
 
     await until("it is sealed again", () => test.service.isReady());
-    const sorted = (list: typeof before) => list.toSorted((a, b) => a.name.localeCompare(b.name));
     expect(sorted(byName(test))).toEqual(sorted(before));
     expect(test.of("vram_deallocated").filter(({ because }) => because === "lost")).toHaveLength(1);
     expect((await test.service.verify("a.bin", {}, NEVER)).basis).toBe("measured");
