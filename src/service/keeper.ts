@@ -60,8 +60,9 @@ const macsOf = (row: WantedRow): string =>
     .map(({ mac }) => mac)
     .join();
 
-/** Whether another try may do better with nothing mended. */
-const isPassing = (error: VramError): boolean => error.retriable || error.fatal;
+/** Whether another try may do better with nothing mended here: a disk that is mounted later has the file, too. */
+const isPassing = ({ code, retriable, fatal }: VramError): boolean =>
+  retriable || fatal || code === "SOURCE_NOT_FOUND" || code === "SOURCE_REFUSED";
 
 class OpenKeeper implements Keeper {
   readonly #options: KeeperOptions;

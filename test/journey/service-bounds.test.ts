@@ -1,4 +1,5 @@
 /** What callers can do to each other and to the service: nothing beyond what the configuration and their scope allow. */
+import { rename } from "node:fs/promises";
 import { describe, expect, it } from "vitest";
 import type { Caller } from "../../src/service/service.ts";
 import { CALLER, makeHome, NEVER, openTestService } from "../helpers/service.ts";
@@ -47,5 +48,26 @@ describe("[VR-IN-03] files", () => {
     for (const caller of [user("uid 1001"), user("token aaaaaa", "tcp")]) {
       expect(await codeOf(service.plan({ path }, caller))).toBe("SOURCE_REFUSED");
     }
+  });
+});
+
+describe("[VR-API-04] a source that is not there", () => {
+  it("is waited for: a disk may be mounted after the service has started", async () => {
+    const home = await makeHome();
+    const { path } = await randomFile(MIB);
+    const first = await openTestService(home);
+    await (await first.service.seal({ path }, CALLER)).ended;
+    await first.close();
+    await rename(path, `${path}.away`);
+    const second = await openTestService(home);
+    expect(second.service.list().missing).toMatchObject([{ name: "model.bin", state: "waiting" }]);
+    expect(second.of("wanted_refused")).toMatchObject([{ code: "SOURCE_NOT_FOUND" }]);
+    second.restore();
+    await second.settled();
+    expect(second.of("wanted_refused"), "it is on record once").toHaveLength(1);
+    await rename(`${path}.away`, path);
+    second.restore();
+    await second.settled();
+    expect(second.service.isReady()).toBe(true);
   });
 });
