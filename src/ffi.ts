@@ -203,6 +203,44 @@ export function peerCredentials(fd: number): PeerCredentials {
   return { pid, uid, gid };
 }
 
+/** `SOCK_DGRAM | SOCK_CLOEXEC`, and flags of `sendto`: neither waits nor raises SIGPIPE (bits/socket.h). */
+const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
+const MSG_DONTWAIT_NOSIGNAL = 0x40 | 0x4000;
+/** `sun_path`; a path ends with NUL within it, an abstract name need not (unix(7)). */
+const SUN_PATH_BYTES = 108;
+
+/** The `sockaddr_un` of a path, or of an abstract name, which begins with `@` here and with NUL there. */
+function unixAddress(name: string): Uint8Array {
+  const path = Buffer.from(name.startsWith("@") ? `\0${name.slice(1)}` : `${name}\0`);
+  if (!/^[/@]./.test(name) || path.byteLength > SUN_PATH_BYTES) {
+    throw new VramError(
+      "INVALID_ARGUMENT",
+      `the address of a socket is a path, or @ and a name, of at most ${SUN_PATH_BYTES - 1} bytes`,
+    );
+  }
+  return Buffer.concat([new Uint8Array(Uint16Array.of(AF_UNIX).buffer), path]);
+}
+
+/**
+ * Sends datagrams to a Unix socket, each from a socket of its own: Node has none. A send never waits, and says whether the
+ * kernel took it. `INVALID_ARGUMENT` for an address that cannot be one.
+ */
+export function datagramsTo(name: string): (bytes: Uint8Array) => boolean {
+  const address = unixAddress(name);
+  const libc = openLibrary("libc.so.6").bind({
+    socket: "int socket(int domain, int type, int protocol)",
+    sendto: "int sendto(int fd, const void *bytes, size_t length, int flags, const void *to, uint32_t toLength)",
+    close: "int close(int fd)",
+  });
+  return (bytes) => {
+    const fd = libc.socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0);
+    if (fd < 0) return false;
+    const sent = libc.sendto(fd, bytes, bytes.byteLength, MSG_DONTWAIT_NOSIGNAL, address, address.byteLength);
+    libc.close(fd);
+    return sent === bytes.byteLength;
+  };
+}
+
 /** `PR_SET_PDEATHSIG`, `PR_SET_DUMPABLE` (linux/prctl.h), `SIGKILL` (signal.h), `RLIMIT_CORE` (asm-generic/resource.h). */
 const PR_SET_PDEATHSIG = 1;
 const PR_SET_DUMPABLE = 4;

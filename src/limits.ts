@@ -213,6 +213,10 @@ export const LIMITS = {
   /** A lease unless asked for otherwise, and the longest that may be asked for: whoever dies blocks eviction so long. */
   leaseDefaultMs: 60_000,
   leaseMaxMs: 3_600_000,
+  /** How it is goes to systemd when it has changed, looked at this often; a device check that failed is repeated so. */
+  notifyTickMs: 5000,
+  /** Between two device checks for systemd where it does not watch: they only keep the line about the devices fresh. */
+  notifyCheckMs: 30_000,
   /** A service that stops waits so long for leases before it revokes them; systemd kills after 90 s. */
   leaseDrainMs: 30_000,
 } as const;

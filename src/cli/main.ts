@@ -6,6 +6,7 @@ import { VERSION } from "../version.ts";
 import { addAuditCommands } from "./audit-commands.ts";
 import { addClientCommands } from "./client-commands.ts";
 import type { Add, CommonOptions, Run } from "./command.ts";
+import { addCompletionCommand } from "./completion.ts";
 import { EXIT, exitCodeFor } from "./exit.ts";
 import { type Host, printError } from "./host.ts";
 import { printJson } from "./json.ts";
@@ -99,6 +100,7 @@ function commands(host: Host, done: (code: number) => void): Command {
   addAuditCommands(program, add);
   addConfigCommands(program, add);
   addTokenCommands(program, add);
+  addCompletionCommand(program, add);
   return program;
 }
 

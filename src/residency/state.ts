@@ -10,9 +10,10 @@ import { z } from "zod";
 import type { Backend } from "../cuda/driver.ts";
 import { Mutex } from "../dispose.ts";
 import { systemReason, VramError } from "../errors.ts";
-import { createFile, isSystemError, readPrivate, removeTemporary, replaceFile } from "../files.ts";
-import { createRootKey, readRootKey, writeRootKey } from "../seal/key.ts";
+import { isSystemError, removeTemporary, replaceFile } from "../files.ts";
+import { createRootKey } from "../seal/key.ts";
 import { takeLock } from "./lock.ts";
+import { loadRootKey } from "./root-key.ts";
 
 export interface StoppedWorker {
   readonly reason: string;
@@ -33,9 +34,6 @@ export interface StateStore {
   /** Lets another process have the directory. */
   close(): Promise<void>;
 }
-
-/** Of what could be a root key: 64 digits, and as much again to say that it is not one. */
-const ROOT_KEY_BYTES_MAX = 128;
 
 /** The UUID of a GPU, of a MIG slice of one, or of an emulated device. Fit for the name of a file. */
 export const deviceUuid = z.string().regex(/^(?:GPU|MIG|EMU)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
@@ -85,30 +83,6 @@ export async function requirePrivateDirectory(directory: string): Promise<void> 
   if (!stats.isDirectory()) throw invalid(`${directory}: not a directory`);
   if (stats.uid !== process.getuid?.()) throw invalid(`${directory}: belongs to another user`);
   if ((stats.mode & 0o077) !== 0) throw invalid(`${directory}: others may enter it; run chmod 700 on it`);
-}
-
-/** At no moment is there a key file with less than a whole key in it; if somebody else was first, theirs is taken. */
-async function ensureRootKey(path: string): Promise<void> {
-  const fresh = writeRootKey();
-  try {
-    await createFile(path, fresh);
-  } catch (error) {
-    throw invalid(`${path}: cannot be made`, error);
-  } finally {
-    fresh.fill(0);
-  }
-}
-
-async function loadRootKey(directory: string): Promise<KeyObject> {
-  const path = join(directory, "root.key");
-  if (!existsSync(path)) {
-    if (existsSync(join(directory, "state.json")))
-      throw invalid(`${path}: it is gone, and the state beside it needs it`);
-    await ensureRootKey(path);
-  }
-  const text = await readPrivate(path, ROOT_KEY_BYTES_MAX);
-  if (text === undefined) throw invalid(`${path}: cannot be read`);
-  return readRootKey(text);
 }
 
 function parseStateFile(text: string, path: string): StateFile {
@@ -196,13 +170,16 @@ async function lockDirectory(directory: string): Promise<promises.FileHandle> {
   });
 }
 
-/** State in a directory, which is made if it does not exist. No other process has it until it is closed. */
-export async function openStateDirectory(directory: string): Promise<StateStore> {
+/**
+ * State in a directory, which is made if it does not exist. No other process has it until it is closed. The root key may
+ * be a credential in the folder `credentials` instead of a file of the state.
+ */
+export async function openStateDirectory(directory: string, credentials?: string): Promise<StateStore> {
   await requirePrivateDirectory(directory);
   const lock = await lockDirectory(directory);
   try {
     await removeTemporary(directory);
-    const rootKey = await loadRootKey(directory);
+    const rootKey = await loadRootKey(directory, credentials);
     return keptIn(directory, rootKey, await readStateFile(directory), lock);
   } catch (thrown) {
     await lock.close();

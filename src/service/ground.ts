@@ -88,7 +88,8 @@ async function openGround(
   const instanceId = toHex(randomBytes(16));
   const runtimeDir = dirname(defaultSocket(place));
   await requireRuntimeDirectory(runtimeDir);
-  const state = await openStateDirectory(stateDir);
+  const { CREDENTIALS_DIRECTORY: credentials = "" } = place.env;
+  const state = await openStateDirectory(stateDir, credentials === "" ? undefined : credentials);
   undo.defer("state directory", () => state.close());
   const [metrics, feed, operations] = [await createMetrics(), createFeed(), createOperations(() => clock.wallMs())];
   for (const reader of [metrics.reader, feed.reader, operations.reader, ...readers]) journal.attach(reader);

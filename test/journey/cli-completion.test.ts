@@ -3,23 +3,23 @@
  * the help, so that a command or option that is new, and not completed, fails here.
  */
 import { spawnSync } from "node:child_process";
-import { chmod, mkdir, readFile, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { vram } from "../helpers/cli.ts";
 import { vramAt } from "../helpers/cli-service.ts";
 import * as is from "../helpers/stub-replies.ts";
-import { temporaryFolder } from "../helpers/vram.ts";
 
 const NAMES = ["llama:7b", "my model.gguf", "org/mistral"];
-const ASK = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _vram; printf "%s\\n" "${COMPREPLY[@]}"';
+const ASK = `source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _vram; printf "%s\\n" "\${COMPREPLY[@]}"`;
 
 let folder: string;
 let script: string;
 
 /** What stands for `vram` where the script asks for names. */
 async function putProgram(body: string): Promise<string> {
-  const bin = await temporaryFolder();
+  const bin = await mkdtemp(join(folder, "bin-"));
   await writeFile(join(bin, "vram"), `#!/bin/sh\necho "$@" >> "${bin}/asked"\n${body}\n`);
   await chmod(join(bin, "vram"), 0o755);
   return bin;
@@ -28,8 +28,8 @@ async function putProgram(body: string): Promise<string> {
 let listing: string;
 
 beforeAll(async () => {
-  folder = await temporaryFolder();
-  script = join(folder, "completion.bash");
+  folder = await mkdtemp(join(tmpdir(), "vram-test-"));
+  script = join(folder, "bash-script");
   await writeFile(script, (await vram(["completion", "bash"])).out);
   await mkdir(join(folder, "models"));
   await writeFile(join(folder, "model.gguf"), "");
@@ -43,7 +43,9 @@ beforeAll(async () => {
   const { out } = await vramAt({ "GET /v1/shards": { json: reply } }, ["ps", "--json"]);
   await writeFile(join(folder, "ps.json"), out);
   listing = await putProgram(`cat "${folder}/ps.json"`);
-}, 60_000);
+});
+
+afterAll(() => rm(folder, { recursive: true, force: true }));
 
 /** What bash would suggest for these words, the last of which is being typed. It splits words at `:` and `=`. */
 function suggest(words: readonly string[], bin = listing): readonly string[] {
@@ -57,10 +59,10 @@ function suggest(words: readonly string[], bin = listing): readonly string[] {
 }
 
 /** Every command with its long options, as the help has them. */
-async function readTable(path: readonly string[] = []): Promise<Map<string, readonly string[]>> {
+async function readTable(path: readonly string[] = []): Promise<ReadonlyMap<string, readonly string[]>> {
   const { out } = await vram([...path, "--help"]);
   const options = [...out.matchAll(/^ {2}(?:-\w, )?(--[a-z0-9-]+)/gm)].map(([, option = ""]) => option);
-  const table = new Map([[path.join(" "), options]]);
+  const table = new Map<string, readonly string[]>([[path.join(" "), options]]);
   const [, list = ""] = out.split("\nCommands:\n");
   for (const [, command = ""] of list.matchAll(/^ {2}([a-z]+) /gm)) {
     for (const [name, below] of await readTable([...path, command])) table.set(name, below);
@@ -77,7 +79,7 @@ describe("completion in bash", () => {
     ["choices another command declares", ["serve", "--backend", ""], ["auto", "cuda", "emulated"]],
     ["forms of narration", ["try", "--log-format", "t"], ["text"]],
     ["choices of an argument", ["completion", ""], ["bash", "zsh"]],
-    ["folders", ["audit", "tail", "--state-dir", ""], ["models"]],
+    ["folders", ["audit", "tail", "--state-dir", "m"], ["models"]],
     ["files", ["seal", "--wait", "mod"], ["models", "model.gguf"]],
     ["files of an option", ["digest", "--check", "model."], ["model.gguf"]],
     ["names, also of what should be there", ["show", ""], ["org/mistral", "llama:7b", "my\\ model.gguf"]],

@@ -10,6 +10,7 @@ import { toVramError, VramError } from "../../errors.ts";
 import { keepMemoryPrivate, peerCredentials } from "../../ffi.ts";
 import { line } from "../../narrate/line.ts";
 import { openServer } from "../../service/http/server.ts";
+import { createNotifier } from "../../service/notify.ts";
 import { type OpenService, openService } from "../../service/open-service.ts";
 import { openTokens } from "../../service/tokens.ts";
 import { type ConfigOptions, loadHostConfig, placeOf } from "../config-options.ts";
@@ -69,16 +70,27 @@ const aborted = (signal: AbortSignal): Promise<void> =>
     signal.addEventListener("abort", () => resolve(), { once: true });
   });
 
+/** What ends a service: a first signal, and a second one. */
+interface Stops {
+  readonly stopped: Promise<void>;
+  readonly urgent: AbortSignal;
+}
+
+/** Signals are heard from here on. */
+function hearStops(host: Host): Stops {
+  const { urgent = new AbortController().signal, signal } = host;
+  return { stopped: aborted(signal), urgent };
+}
+
 /** Waits for a signal, then ends in order; at once on the second. */
 async function serveUntilStopped(
-  host: Host,
+  { stopped, urgent }: Stops,
   opened: OpenService,
   server: HttpServer,
   narration: Narration,
   drainMs: number,
 ): Promise<number> {
-  const urgent = host.urgent ?? new AbortController().signal;
-  await aborted(host.signal);
+  await stopped;
   narration.tell(
     line(["vram-residency", "drain", "stopping"], "vram-residency", "stopping: no new work, leases drain"),
   );
@@ -108,8 +120,11 @@ export async function runServe(host: Host, _words: readonly string[], options: S
     logFormat: options.logFormat ?? values["log.format"],
     ...(options.quiet === true ? {} : { logLevel: options.logLevel ?? values["log.level"] }),
   });
+  const notifier = createNotifier({ env: host.env, pid: process.pid });
   const { onOpen, ...hooks } = host.service ?? {};
   const opened = await openService({ config, place: placeOf(host), readers: [narration.reader], ...hooks });
+  // Whoever finds the service open may stop it at once.
+  const stops = hearStops(host);
   let server: HttpServer;
   try {
     server = await openFront(opened, values);
@@ -120,5 +135,11 @@ export async function runServe(host: Host, _words: readonly string[], options: S
   onOpen?.(opened);
   announce(host, options, opened, server);
   opened.restore();
-  return serveUntilStopped(host, opened, server, narration, values["lease.drainMs"]);
+  notifier?.ready(opened.service);
+  void stops.stopped.then(() => notifier?.stopping());
+  try {
+    return await serveUntilStopped(stops, opened, server, narration, values["lease.drainMs"]);
+  } finally {
+    notifier?.close();
+  }
 }
