@@ -33,7 +33,7 @@ async function serve(): Promise<{ child: ChildProcess; client: Client; state: st
   const args = ["serve", "--json", "--quiet", "--set", `libcuda=${fakeLibrary()}`, "--set", "hashThreads=0"];
   const child = spawn(process.execPath, [BIN, ...args], { env, stdio: ["ignore", "pipe", "ignore"] });
   running.push(child);
-  const [said] = (await once(child.stdout ?? expect.fail("it has an output"), "data")) as [Buffer];
+  const [said] = (await once(child.stdout, "data")) as [Buffer];
   const { socket } = JSON.parse(said.toString()) as { socket: string };
   return { child, client: openClient({ socket }), state: join(folder, "state", "vram-residency") };
 }
