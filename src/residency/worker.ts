@@ -107,13 +107,14 @@ function loseWorker(system: System, worker: Worker, error: VramError): void {
   system.journal.note({ type: "device_lost", device: worker.ref, code: error.code });
 }
 
-/** Throws `WORKER_STOPPED` or `DEVICE_LOST` if this worker may not seal. */
+/** Throws `WORKER_STOPPED` or `DEVICE_LOST` if this worker may not seal. Of a stop somebody has to know, whatever else is. */
 export function requireRunning(worker: Worker): void {
+  if (worker.stopped !== undefined) {
+    throw new VramError("WORKER_STOPPED", `the worker of device ${worker.ref.ordinal} is stopped: ${worker.stopped}`, {
+      details: { device: worker.ref, reason: worker.stopped },
+    });
+  }
   if (worker.lost) throw new VramError("DEVICE_LOST", `device ${worker.ref.ordinal} is lost to this process`);
-  if (worker.stopped === undefined) return;
-  throw new VramError("WORKER_STOPPED", `the worker of device ${worker.ref.ordinal} is stopped: ${worker.stopped}`, {
-    details: { device: worker.ref, reason: worker.stopped },
-  });
 }
 
 /** Stops a worker, at once in memory and then durably. Stopping a stopped worker keeps the first reason. */
