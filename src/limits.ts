@@ -206,6 +206,8 @@ export const LIMITS = {
   deviceAnswerMs: 1000,
   /** What is wanted and could not be sealed again for a passing reason is tried again after this. */
   restoreRetryMs: 10_000,
+  /** One that failed is listed so long: whoever did not wait for it finds it there. */
+  serviceFailedMs: 600_000,
   /** Operations that ended and are kept: a set of 4096 members has 4 MB of records. */
   serviceOperations: 64,
   /** Leases held at once: 64 engines on 64 shards. About 200 bytes each. */

@@ -35,6 +35,8 @@ export type DurableBody =
       readonly type: "vram_deallocated";
       readonly device: DeviceRef;
       readonly name: string;
+      /** Of what was sealed there, if it was. */
+      readonly shardId?: string;
       readonly byteLength: number;
       /** `lost`: with the device; its memory went with the process that held it. */
       readonly because: "evicted" | "undone" | "closed" | "lost";

@@ -2,6 +2,7 @@
  * The execute gate: who wants to rely on a shard gets a lease on it right after it was verified, or after its last
  * verification was shown to be fresh enough (VR-VER-07, VR-API-01). What is handed out is plain data.
  */
+import { throwIfAborted } from "../errors.ts";
 import type { Shard } from "../residency/shard.ts";
 import type { System } from "../residency/worker.ts";
 import type { VerificationReport } from "../verify/report.ts";
@@ -38,6 +39,11 @@ export async function acquire(
   const verification = await verify(system, shard.worker, shard, { presented: undefined, ...request });
   const terms = { holder, caller, durationMs, measuredAgeMs: verification.ageMs };
   const lease = await leases.grant(shard, terms);
+  if (request.signal?.aborted === true) {
+    // Whoever asked has gone: nobody would give it back.
+    await leases.release(lease.leaseId);
+    throwIfAborted(request.signal);
+  }
   return { lease, verification: { ...verification, record: { ...verification.record, leases: shard.leases } } };
 }
 

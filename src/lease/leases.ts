@@ -64,6 +64,8 @@ export interface Leases {
   /** Who it was granted to, as the service knows him. */
   callerOf(leaseId: string): string;
   all(): readonly Lease[];
+  /** Grants nothing on these any more, until the function returned is called. `SHARD_BUSY` if one of them is leased. */
+  bar(shards: readonly Shard[]): () => void;
   /** Ends what `applies` to, at once; resolves when that is on record. */
   revoke(applies: (shard: Shard) => boolean, because: LeaseRevocation): Promise<void>;
   /** Resolves when there is none, or `signal` fires. */
@@ -95,6 +97,8 @@ class OpenLeases implements Leases {
   readonly #system: Pick<System, "journal" | "clock">;
   readonly #max: number;
   readonly #held = new Map<string, Held>();
+  /** Shards that are about to be evicted. */
+  readonly #barred = new Set<Shard>();
   readonly #waiting = new Set<() => void>();
   #granting = 0;
   #timer: NodeJS.Timeout | undefined;
@@ -132,6 +136,10 @@ class OpenLeases implements Leases {
     const { clock } = this.#system;
     if (this.#closed) throw closedError("the book of leases");
     requireReliable(shard);
+    if (this.#barred.has(shard)) {
+      const { name, shardId } = shard.seal;
+      throw new VramError("SHARD_BUSY", `${name} is being evicted`, { details: { shardId } });
+    }
     if (this.#held.size + this.#granting >= this.#max) {
       throw new VramError("SERVICE_BUSY", `${this.#max} leases are held already, and that is the most`);
     }
@@ -216,6 +224,21 @@ class OpenLeases implements Leases {
     return [...this.#held.values()].map((held) => this.#show(held));
   }
 
+  bar(shards: readonly Shard[]): () => void {
+    const leased = shards.find(({ leases }) => leases > 0);
+    if (leased !== undefined) {
+      const { name, shardId } = leased.seal;
+      throw new VramError("SHARD_BUSY", `${name} is leased (${leased.leases})`, {
+        fix: "release its leases, or revoke them with it: `vram evict --revoke`",
+        details: { shardId, leases: leased.leases },
+      });
+    }
+    for (const shard of shards) this.#barred.add(shard);
+    return () => {
+      for (const shard of shards) this.#barred.delete(shard);
+    };
+  }
+
   async revoke(applies: (shard: Shard) => boolean, because: LeaseRevocation): Promise<void> {
     const revoked = [...this.#held.values()].filter(({ shard }) => applies(shard));
     for (const held of revoked) this.#remove(held);
@@ -270,7 +293,8 @@ class OpenLeases implements Leases {
   #schedule(): void {
     clearTimeout(this.#timer);
     if (this.#held.size === 0) return;
-    const nextMs = Math.min(...[...this.#held.values()].map(({ endsAtMs }) => endsAtMs));
+    let nextMs = Number.POSITIVE_INFINITY;
+    for (const { endsAtMs } of this.#held.values()) nextMs = Math.min(nextMs, endsAtMs);
     const waitMs = Math.min(Math.max(nextMs - this.#system.clock.monotonicMs(), 1), TIMER_MS);
     const look = (): void => {
       this.#expire();

@@ -35,7 +35,7 @@ export function evict(
     system.registry.remove(shard);
     shard.state = "evicted";
     const { allocationId, charge } = shard;
-    const freed = await freeAllocation(system, worker, { name, allocationId, byteLength, charge }, because);
+    const freed = await freeAllocation(system, worker, { name, shardId, allocationId, byteLength, charge }, because);
     return { record: recordOf(shard), ...freed };
   });
 }

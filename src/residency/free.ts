@@ -5,6 +5,8 @@ import { noteCapacity, type System, type Worker } from "./worker.ts";
 
 export interface Freeable {
   readonly name: string;
+  /** Of what was sealed there, if it was. */
+  readonly shardId?: string;
   readonly allocationId: AllocationId;
   readonly byteLength: number;
   readonly charge: Reservation;
@@ -35,6 +37,7 @@ export async function freeAllocation(
     type: "vram_deallocated",
     device: worker.ref,
     name: what.name,
+    ...(what.shardId === undefined ? {} : { shardId: what.shardId }),
     byteLength: what.byteLength,
     because,
     ...result,

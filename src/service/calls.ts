@@ -6,12 +6,15 @@ import { basename, relative } from "node:path";
 import type { Vram } from "../api.ts";
 import type { ConfigValues } from "../config/table.ts";
 import { evidenceOf } from "../device/detect.ts";
-import { VramError } from "../errors.ts";
+import { toVramError, VramError } from "../errors.ts";
 import type { OpenCore } from "../open.ts";
+import { type EvictResult, evict } from "../residency/evict.ts";
 import { recordOf, type Shard } from "../residency/shard.ts";
 import { findWorker } from "../residency/worker.ts";
 import { parseSeal } from "../seal/encoding.ts";
 import { cleanName, requireName } from "../seal/names.ts";
+import { nodeFileSystem } from "../source/file.ts";
+import { expandSource } from "../source/sets.ts";
 import type { KeptDevices } from "./devices.ts";
 import { given } from "./given.ts";
 import type { Keeper } from "./keeper.ts";
@@ -61,8 +64,12 @@ function requireRoots({ values }: Parts, { transport, scope }: Caller, path: str
   });
 }
 
-const nameFor = ({ name, path }: Pick<PlanRequest, "name" | "path">): string =>
-  name === undefined ? cleanName(basename(path)) : requireName(name);
+/** What it will be called. `.` and `..` are no names: no path of a request could lead to them. */
+function nameFor({ name, path }: Pick<PlanRequest, "name" | "path">): string {
+  const chosen = name === undefined ? cleanName(basename(path)) : requireName(name);
+  if (chosen !== "." && chosen !== "..") return chosen;
+  throw new VramError("INVALID_ARGUMENT", `${chosen} is no name of a shard`, { details: { argument: "name" } });
+}
 
 /** The wanted set holds a name once: the same name on two devices is not kept. */
 function requireNameFree({ keeper, open }: Parts, name: string, device: number | string | undefined): void {
@@ -142,10 +149,18 @@ async function sealAndWant(
   } catch (error) {
     const isNew = (shard: Shard): boolean => !before.has(shard);
     const made = open.system.registry.all().filter((shard) => isOfRow(row, shard) && isNew(shard));
-    for (const shard of made) await vram.evict(shard.seal.shardId);
+    // Not "evicted", which on record means that nobody wants it any more.
+    for (const shard of made) await evict(open.system, shard.worker, shard, "undone").catch(() => undefined);
     throw error;
   }
   return result;
+}
+
+/** As many seals run at once as there may be requests at work. */
+function requireTurn({ operations, values }: Parts): void {
+  const running = operations.listed().filter(({ kind, state }) => kind === "seal" && state === "running").length;
+  if (running < values["limits.requests"]) return;
+  throw new VramError("SERVICE_BUSY", `${running} seals are under way, and that is the most`);
 }
 
 /** The configuration bounds how many shards there are. */
@@ -162,30 +177,74 @@ function requireRoom({ wanted, values }: Parts, row: WantedRow): void {
 const isOfRow = (row: WantedRow, shard: Shard): boolean =>
   sealsOf(row).some(({ shardId }) => shardId === shard.seal.shardId);
 
+/** A set is one thing: its members are evicted together. */
+function requireWhole(row: WantedRow | undefined, idOrName: string): void {
+  if (row === undefined || row.kind === "shard" || nameOf(row) === idOrName) return;
+  throw new VramError("INVALID_ARGUMENT", `${idOrName} is a member of the set ${nameOf(row)}; evict the set`, {
+    details: { argument: "shard", set: nameOf(row) },
+  });
+}
+
+/** Evicts what is still there; others may be evicting it, too. */
+async function evictEach(parts: Parts, shards: readonly Shard[]): Promise<EvictResult[]> {
+  const evicted: EvictResult[] = [];
+  for (const shard of shards) {
+    if (shard.state === "evicted") continue;
+    const result = await parts.vram.evict(shard.seal.shardId).catch((thrown: unknown) => {
+      if (toVramError(thrown).code !== "SHARD_NOT_FOUND") throw thrown;
+    });
+    if (result !== undefined) evicted.push(result);
+  }
+  return evicted;
+}
+
+/**
+ * Forgets every row of these shards, also one that was made while they were evicted, and what was restored of it
+ * meanwhile. What was evicted is on record as that, so that a wanted set that cannot be written brings nothing back.
+ */
+async function forgetRows(parts: Parts, ids: readonly string[], hasEvicted: boolean): Promise<WantedRow | undefined> {
+  const { keeper, open } = parts;
+  let forgotten: WantedRow | undefined;
+  for (const id of ids) {
+    const row = keeper.rowOf(id);
+    if (row === undefined) continue;
+    forgotten = row;
+    try {
+      await keeper.forget(row);
+    } catch (thrown) {
+      if (!hasEvicted) throw thrown;
+      const { message } = toVramError(thrown);
+      open.system.journal.note({ type: "entry_unrecorded", lost: "what is wanted no more", message });
+    }
+    await evictEach(
+      parts,
+      open.system.registry.all().filter((shard) => isOfRow(row, shard)),
+    );
+  }
+  return forgotten;
+}
+
 async function evictNamed(parts: Parts, idOrName: string, revoke: boolean): ReturnType<Service["evict"]> {
-  const { vram, open, keeper } = parts;
+  const { open, keeper } = parts;
   const row = keeper.rowOf(idOrName);
   const shards = shardsOf(parts, idOrName);
   if (row === undefined && shards.length === 0) shardOf(parts, idOrName);
-  const isWhole = row === undefined || row.kind === "shard" || nameOf(row) === idOrName;
-  if (!isWhole) {
-    throw new VramError("INVALID_ARGUMENT", `${idOrName} is a member of the set ${nameOf(row)}; evict the set`, {
-      details: { argument: "shard", set: nameOf(row) },
-    });
+  requireWhole(row, idOrName);
+  const revoking = revoke ? open.leases.revoke((shard) => shards.includes(shard), "evicted") : undefined;
+  const unbar = open.leases.bar(shards);
+  try {
+    await revoking;
+    const evicted = await evictEach(parts, shards);
+    const ids = [...shards.map(({ seal }) => seal.shardId), ...(row === undefined ? [] : [nameOf(row)])];
+    const forgotten = await forgetRows(parts, ids, shards.length > 0);
+    return {
+      name: forgotten === undefined ? idOrName : nameOf(forgotten),
+      shards: evicted,
+      wanted: forgotten !== undefined,
+    };
+  } finally {
+    unbar();
   }
-  if (revoke) await open.leases.revoke((shard) => shards.includes(shard), "evicted");
-  const leased = shards.find(({ leases }) => leases > 0);
-  if (leased !== undefined) {
-    const { name, shardId } = leased.seal;
-    throw new VramError("SHARD_BUSY", `${name} is leased (${leased.leases})`, {
-      fix: "release them, or evict with revocation",
-      details: { shardId, leases: leased.leases },
-    });
-  }
-  const evicted: Awaited<ReturnType<Service["evict"]>>["shards"] = [];
-  for (const shard of shards) evicted.push(await vram.evict(shard.seal.shardId));
-  if (row !== undefined) await keeper.forget(row);
-  return { name: row === undefined ? idOrName : nameOf(row), shards: evicted, wanted: row !== undefined };
 }
 
 /** What comes to sealing and evicting. */
@@ -199,7 +258,11 @@ const residencyCalls = (parts: Parts): Pick<Calls, "plan" | "seal" | "operation"
     parts.requireAccepting();
     requireRoots(parts, caller, request.path);
     const name = nameFor(request);
+    findWorker(parts.open.workers, request.device);
     requireNameFree(parts, name, request.device);
+    // What is wrong with the path is said at once, whether somebody waits or not.
+    await expandSource(request.path, parts.open.system.modelRoots, nodeFileSystem);
+    requireTurn(parts);
     const { operation, ended } = parts.operations.begin("seal", name, (signal) =>
       sealAndWant(parts, { ...request, name }, signal),
     );
@@ -268,7 +331,7 @@ export function createCalls(parts: Parts): Calls {
     evidence: evidenceOf(open.decision.backend),
     shards: open.system.registry.all().map(recordOf),
     missing: [...keeper.missing()],
-    operations: [...operations.running()],
+    operations: [...operations.listed()],
   });
   return {
     ...residencyCalls(parts),

@@ -52,14 +52,6 @@ type Status =
   | { readonly state: "restoring"; readonly begun: Begun }
   | { readonly state: "waiting" | "refused"; readonly reason: string };
 
-/** Whether two rows are of the same seals; every change of the wanted set makes new rows of the others, too. */
-const isSame = (one: WantedRow, other: WantedRow): boolean =>
-  nameOf(one) === nameOf(other) && macsOf(one) === macsOf(other);
-const macsOf = (row: WantedRow): string =>
-  sealsOf(row)
-    .map(({ mac }) => mac)
-    .join();
-
 /** Whether another try may do better with nothing mended here: a disk that is mounted later has the file, too. */
 const isPassing = ({ code, retriable, fatal }: VramError): boolean =>
   retriable || fatal || code === "SOURCE_NOT_FOUND" || code === "SOURCE_REFUSED";
@@ -158,6 +150,10 @@ class OpenKeeper implements Keeper {
     const isOurs = sealsOf(row).every(({ instanceId }) => instanceId === system.instanceId);
     if (!isOurs && (await requireOnRecord(row)) === "evicted") {
       await wanted.remove(nameOf(row));
+      // A crash before the wanted set was written, or somebody who put an old one back.
+      const reason = "it was evicted, and the wanted set did not say so";
+      const { journal } = system;
+      await journal.appendAnyway({ type: "wanted_refused", name: nameOf(row), code: "STATE_INVALID", reason });
       return { shards: [] };
     }
     // What is left of it is worth nothing: of a lost device, or found to be changed.
@@ -168,10 +164,7 @@ class OpenKeeper implements Keeper {
       await evict(system, shard.worker, shard, shard.state === "lost" ? "lost" : "undone");
     }
     const sealed = await sealAgain(row, signal);
-    if (wanted.rows().some((one) => isSame(one, row))) {
-      await wanted.put(sealed.row);
-      return sealed.result;
-    }
+    if (await wanted.replace(row, sealed.row)) return sealed.result;
     // Somebody evicted it while it was sealed.
     for (const { record } of sealed.result.shards) {
       const shard = system.registry.find(record.shardId);
@@ -202,12 +195,14 @@ class OpenKeeper implements Keeper {
   }
 
   async forget(row: WantedRow): Promise<void> {
+    const removing = this.#options.wanted.remove(nameOf(row));
+    // What is being restored is either undone, because it is not wanted any more, or there when this is over.
     const status = this.#status.get(nameOf(row));
-    await this.#options.wanted.remove(nameOf(row));
     if (status?.state === "restoring") {
-      await this.#options.operations.cancel(status.begun.operation.operationId);
+      await this.#options.operations.cancel(status.begun.operation.operationId).catch(() => undefined);
     }
     this.#status.delete(nameOf(row));
+    await removing;
   }
 
   async close(): Promise<void> {

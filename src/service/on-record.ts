@@ -49,20 +49,21 @@ async function readSegment(folder: string, number: number, ids: ReadonlySet<stri
       const { type, data } = entry;
       if (type === "sealed" && ids.has(String(data["shardId"]))) found.set(String(data["shardId"]), onRecordOf(data));
       if (type !== "freed" || data["because"] !== "evicted") continue;
-      for (const one of found.values()) if (one.name === data["name"]) one.evicted = true;
+      const gone = found.get(String(data["shardId"]));
+      if (gone !== undefined) gone.evicted = true;
     }
   }
   return found;
 }
 
-/** Names that were evicted in a segment behind the one that sealed them. */
-async function evictedIn(folder: string, number: number, names: ReadonlySet<string>): Promise<Set<string>> {
+/** Shards that were evicted in a segment behind the one that sealed them. */
+async function evictedIn(folder: string, number: number, ids: ReadonlySet<string>): Promise<Set<string>> {
   const evicted = new Set<string>();
   for await (const { lines } of readLines(folder, number)) {
     for (const bytes of lines) {
       const entry = dataOf(bytes);
-      const name = String(entry?.data["name"]);
-      if (entry?.type === "freed" && entry.data["because"] === "evicted" && names.has(name)) evicted.add(name);
+      const shardId = String(entry?.data["shardId"]);
+      if (entry?.type === "freed" && entry.data["because"] === "evicted" && ids.has(shardId)) evicted.add(shardId);
     }
   }
   return evicted;
@@ -72,18 +73,17 @@ async function evictedIn(folder: string, number: number, names: ReadonlySet<stri
 export async function findOnRecord(folder: string, seals: readonly Seal[]): Promise<ReadonlyMap<string, OnRecord>> {
   const found = new Map<string, OnRecord>();
   const missing = new Set(seals.map(({ shardId }) => shardId));
-  const names = new Set(seals.map(({ name }) => name));
   const evictedLater = new Set<string>();
   const { segments } = await listSegments(folder);
   for (const { number, hasLines } of segments.toReversed()) {
     if (missing.size === 0) break;
     if (!hasLines) continue;
     for (const [shardId, one] of await readSegment(folder, number, missing)) {
-      one.evicted ||= evictedLater.has(one.name);
+      one.evicted ||= evictedLater.has(shardId);
       found.set(shardId, one);
       missing.delete(shardId);
     }
-    if (missing.size > 0) for (const name of await evictedIn(folder, number, names)) evictedLater.add(name);
+    if (missing.size > 0) for (const shardId of await evictedIn(folder, number, missing)) evictedLater.add(shardId);
   }
   return found;
 }

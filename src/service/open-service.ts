@@ -132,9 +132,9 @@ async function recordAbandoned({ registry, journal }: System): Promise<void> {
   const entries = registry.all().map((shard) => {
     registry.remove(shard);
     shard.state = "evicted";
-    const { name, byteLength } = shard.seal;
+    const { name, shardId, byteLength } = shard.seal;
     return journal.appendAnyway({
-      ...{ type: "vram_deallocated", device: shard.device, name, byteLength },
+      ...{ type: "vram_deallocated", device: shard.device, name, shardId, byteLength },
       ...{ because: "closed", zeroed: false, reason: "the service was stopped at once" },
     });
   });

@@ -8,6 +8,7 @@ import type { JournalReader } from "../journal/journal.ts";
 import { currentScope, inOperation } from "../journal/scope.ts";
 import { LIMITS } from "../limits.ts";
 import { createId } from "../seal/names.ts";
+import { publicError } from "./public-error.ts";
 import type { OperationReply } from "./replies.ts";
 
 type Result = NonNullable<OperationReply["result"]>;
@@ -30,7 +31,8 @@ export interface Operations {
   readonly reader: JournalReader;
   /** Begins `task`, which stops when its signal fires. */
   begin(kind: OperationReply["kind"], name: string, task: (signal: AbortSignal) => Promise<Result>): Begun;
-  running(): readonly OperationReply[];
+  /** Those that run, and those that failed of late. */
+  listed(): readonly OperationReply[];
   /** `INVALID_ARGUMENT` if there is none of this id, or it ended too long ago. */
   find(operationId: string): OperationReply;
   /** Stops one that runs; resolves when it has ended. */
@@ -72,6 +74,9 @@ export function createOperations(wallMs: () => number): Operations {
     }
   };
 
+  const isFresh = ({ reply: { state, endedAt } }: Tracked): boolean =>
+    state === "failed" && endedAt !== undefined && wallMs() - Date.parse(endedAt) < LIMITS.serviceFailedMs;
+
   const settle = (one: Tracked, end: Partial<OperationReply>): OperationReply => {
     one.reply = { ...one.reply, ...end, endedAt: rfc3339() };
     one.uploads.clear();
@@ -86,9 +91,7 @@ export function createOperations(wallMs: () => number): Operations {
       return { operation: settle(one, { state: "succeeded", result, bytesDone, bytesTotal: bytesDone }) };
     } catch (thrown) {
       const error = toVramError(thrown);
-      const { code, message, fix, retriable, details } = error;
-      const told = { code, message, fix, retriable, details: { ...details } };
-      return { operation: settle(one, { state: "failed", error: told }), error };
+      return { operation: settle(one, { state: "failed", error: publicError(error) }), error };
     }
   };
 
@@ -121,7 +124,7 @@ export function createOperations(wallMs: () => number): Operations {
         one.ended = run(one, task);
         return { operation: one.reply, ended: one.ended };
       }),
-    running: () => [...tracked.values()].filter(runs).map(({ reply }) => reply),
+    listed: () => [...tracked.values()].filter((one) => runs(one) || isFresh(one)).map(({ reply }) => reply),
     find: (operationId) => require(operationId).reply,
     cancel: async (operationId) => {
       const one = require(operationId);

@@ -46,7 +46,10 @@ export function viewsOf(parts: Parts, view: ServiceView, folder: string | undefi
   const { system, decision, logKey } = open;
   const requireLog = (): string => {
     if (folder !== undefined) return folder;
-    throw new VramError("AUDIT_UNAVAILABLE", "this service keeps no audit log", { fix: "set audit.mode to required" });
+    throw new VramError("REQUEST_REFUSED", "this service keeps no audit log", {
+      fix: "set audit.mode to required",
+      details: { status: 404 },
+    });
   };
   return {
     isReady: () => view.phase === "running" && keeper.isComplete() && devices.allRunning(),

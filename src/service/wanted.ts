@@ -1,6 +1,6 @@
 /**
  * The wanted set of a state directory, `STATE/wanted.json` (0600): what a service seals again after a restart. Changes
- * are serialised and replace the file as a whole; one that cannot be written has not happened.
+ * are serialised and replace the file as a whole; a row that cannot be written is not wanted.
  */
 import type { KeyObject } from "node:crypto";
 import { join } from "node:path";
@@ -22,7 +22,12 @@ export interface WantedSet {
    * not well-formed, or does not go together with the others.
    */
   put(row: WantedRow): Promise<void>;
-  /** Wants it no more; the row that is gone, or undefined if there was none of this name. On disk when it returns. */
+  /** Puts `after` in the place of `before`; false if that is not wanted any more. On disk when it returns. */
+  replace(before: WantedRow, after: WantedRow): Promise<boolean>;
+  /**
+   * Wants it no more; the row that is gone, or undefined if there was none of this name. On disk when it returns; if it
+   * rejects, it is not wanted here all the same, and the next change writes that down.
+   */
   remove(name: string): Promise<WantedRow | undefined>;
 }
 
@@ -52,17 +57,27 @@ export async function openWanted({ stateDir, rootKey, backend }: WantedPlace): P
     rows = next;
   };
 
+  /** The rows with this one among them; the others stay the objects that they are. */
+  const withRow = (row: WantedRow): readonly WantedRow[] => {
+    const others = rows.filter((one) => nameOf(one) !== nameOf(row));
+    return [...others, ...requireRows([...others, row], backend).slice(-1)];
+  };
+
   return {
     rows: () => rows,
-    put: (row) =>
-      changing.run(() => {
-        const others = rows.filter((one) => nameOf(one) !== nameOf(row));
-        return save(requireRows([...others, row], backend));
+    put: (row) => changing.run(() => save(withRow(row))),
+    replace: (before, after) =>
+      changing.run(async () => {
+        if (!rows.includes(before)) return false;
+        await save(withRow(after));
+        return true;
       }),
     remove: (name) =>
       changing.run(async () => {
         const gone = rows.find((one) => nameOf(one) === name);
-        if (gone !== undefined) await save(rows.filter((one) => one !== gone));
+        if (gone === undefined) return undefined;
+        rows = rows.filter((one) => one !== gone);
+        await save(rows);
         return gone;
       }),
   };

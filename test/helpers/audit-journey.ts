@@ -78,15 +78,20 @@ const lineOf =
 const NAME = { name: "m" };
 const SHARD = { ...NAME, shardId: "id-m" };
 
+const freed = lineOf("vram_deallocated", {
+  ...{ ...SHARD, byteLength: MODEL.byteLength, because: "evicted", zeroed: true },
+});
+
 /** The lines, as they are unless a row says otherwise: of the model sealed as `m`. */
 export const told = {
   allocated: lineOf("vram_allocated", { ...NAME, byteLength: MODEL.byteLength }),
   allocationFailed: lineOf("vram_allocation_failed", {
     ...{ ...NAME, bytesNeeded: MODEL.byteLength, bytesAvailable: FIGURE, code: "OUT_OF_VRAM" },
   }),
-  deallocated: lineOf("vram_deallocated", {
-    ...{ ...NAME, byteLength: MODEL.byteLength, because: "evicted", zeroed: true },
-  }),
+  deallocated: (other: Readonly<Record<string, unknown>> = {}) => {
+    const shardId = other["because"] === "undone" ? undefined : `id-${String(other["name"] ?? "m")}`;
+    return freed({ shardId, ...other });
+  },
   sealed: lineOf("vram_sealed", {
     ...{ ...SHARD, byteLength: MODEL.byteLength, digest: DIGEST, comparedWith: "witnessed", sequence: 1 },
   }),

@@ -125,7 +125,11 @@ afterEach(async () => {
 export async function openTestService(
   home: Home,
   settings: Readonly<Record<string, unknown>> = {},
-  { readers: others = [], ...more }: Pick<ServiceOptions, "clock" | "readers"> = {},
+  {
+    readers: others = [],
+    settle = true,
+    ...more
+  }: Pick<ServiceOptions, "clock" | "readers"> & { settle?: boolean } = {},
 ): Promise<TestService> {
   const all = {
     stateDir: home.stateDir,
@@ -162,7 +166,7 @@ export async function openTestService(
   const readers = [{ required: false, accept: (entry: Entry) => void entries.push(entry) }, ...others];
   const opened = await openService({ config, place: home.place, readers, start, ...more });
   opened.restore();
-  await opened.settled();
+  if (settle) await opened.settled();
   let ended = false;
   const once = async (task: () => Promise<void>): Promise<void> => {
     if (ended) return;

@@ -96,7 +96,7 @@ describe("vram verify", () => {
     const routes = { [at("m")]: problemOf("MEASUREMENT_MISMATCH", { details: many }) };
     const cut = await vramAt(routes, ["verify", "m"]);
     expect(cut.out).toContain(
-      "damaged  900 ranges in all\n  block    4 KiB at 4096: 1 byte differ\n  tensors  none there\n",
+      "damaged  900 ranges in all\n  block    4 KiB at 4096: 1 byte differs\n  tensors  none there\n",
     );
     expect(cut.out.match(/^ {2}damaged {2}512/gm)).toHaveLength(8);
   });

@@ -42,7 +42,7 @@ async function askEverything({ ask, tokens }: Front, path: string): Promise<stri
 /** Tokens as they are shown once, as they are kept, and what is random in them. */
 async function tokenSecrets({ tokens }: Front, { stateDir }: Home) {
   const texts = Object.entries(tokens).flatMap(([name, token]) => {
-    const random = Buffer.from(token.split("_")[2] ?? "", "base64url");
+    const random = Buffer.from(token.replace(/^vram_[a-z]+_/, ""), "base64url");
     const hash = createHash("sha256").update(token).digest();
     return [
       { name: `token ${name}`, bytes: random },

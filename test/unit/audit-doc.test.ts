@@ -21,7 +21,7 @@ const MEMBERS: Members = {
   service_stopped: { because: true, code: true },
   vram_allocated: { device, name: true, byteLength: true },
   vram_allocation_failed: { device, name: true, bytesNeeded: true, bytesAvailable: true, code: true },
-  vram_deallocated: { device, name: true, byteLength: true, because: true, zeroed: true, reason: true },
+  vram_deallocated: { device, name: true, shardId: true, byteLength: true, because: true, zeroed: true, reason: true },
   vram_sealed: { ...SHARD, byteLength: true, digest: true, comparedWith: true, sequence: true },
   set_sealed: { name: true, totalShards: true, mac: true },
   seal_verified: { ...SHARD, digest: true, bytesCovered: true, durationMs: true, salt: true, saltedDigest: true },

@@ -29,10 +29,10 @@ it("tells the progress of its own shards only", async () => {
     void operations.reader.accept(one);
   }
   expect(operations.find(operation.operationId)).toMatchObject({ state: "running", bytesDone: 35, bytesTotal: 200 });
-  expect(operations.running()).toHaveLength(1);
+  expect(operations.listed()).toHaveLength(1);
   finish?.();
   expect((await ended).operation).toMatchObject({ state: "succeeded", correlationId: "mine" });
-  expect(operations.running()).toEqual([]);
+  expect(operations.listed()).toEqual([]);
 });
 
 it("keeps why one failed, and stops one that is cancelled", async () => {

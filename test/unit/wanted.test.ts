@@ -103,7 +103,7 @@ describe("[VR-API-04] the wanted set", () => {
     expect(names(await open(stateDir))).toEqual(names(wanted));
   });
 
-  it("stays as it was if it cannot be written", async () => {
+  it("takes in nothing that cannot be written; what is removed is gone, and the next change says so", async () => {
     const folder = await temporaryFolder();
     const stateDir = join(folder, "state");
     await writeFile(stateDir, "");
@@ -113,10 +113,23 @@ describe("[VR-API-04] the wanted set", () => {
     await rename(elsewhere, join(folder, "gone"));
     expect(await codeOf(wanted.put(shard("b")))).toBe("STATE_INVALID");
     expect(await codeOf(wanted.remove("a"))).toBe("STATE_INVALID");
-    expect(names(wanted)).toEqual(["a"]);
+    expect(names(wanted)).toEqual([]);
     await rename(join(folder, "gone"), elsewhere);
+    expect(names(await open(elsewhere))).toEqual(["a"]);
     await wanted.put(shard("c"));
-    expect(names(await open(elsewhere))).toEqual(["a", "c"]);
+    expect(names(await open(elsewhere))).toEqual(["c"]);
+  });
+
+  it("replaces a row only while it is wanted", async () => {
+    const wanted = await open(await temporaryFolder());
+    await wanted.put(shard("a"));
+    await wanted.put(shard("b"));
+    const [before] = wanted.rows();
+    if (before === undefined) expect.fail("there is a row");
+    await wanted.put(shard("c"));
+    expect(await wanted.replace(before, shard("a", { sequence: 7 }))).toBe(true);
+    expect(await wanted.replace(before, shard("a", { sequence: 8 }))).toBe(false);
+    expect(names(wanted)).toEqual(["b", "c", "a"]);
   });
 
   it("refuses rows that do not hold together, and has not changed then", async () => {

@@ -23,11 +23,16 @@ export interface Kept {
 
 /** Renewals are no closer than this, so that a service in trouble is not asked without end. */
 const RENEW_MIN_MS = 250;
+/** Where no feed tells of a revocation, the service is asked this often. */
+const LOOK_MS = 5000;
 
 /** Renews until the signal fires, or the lease is lost. */
-async function renewOn(client: Client, granted: LeaseReply, keeping: Keeping): Promise<Kept> {
+async function renewOn(client: Client, granted: LeaseReply, keeping: Keeping, isDeaf: () => boolean): Promise<Kept> {
   const { durationMs, signal, nowMs, pause } = keeping;
   let endsMs = nowMs() + granted.remainingMs;
+  // Half of what remains from now.
+  const halfMs = (): number => Math.max((endsMs - nowMs()) / 2, RENEW_MIN_MS);
+  let dueMs = nowMs() + halfMs();
   let renewals = 0;
   let trouble = "";
   const isOver = (): boolean => signal.aborted;
@@ -35,7 +40,14 @@ async function renewOn(client: Client, granted: LeaseReply, keeping: Keeping): P
     const leftMs = endsMs - nowMs();
     if (isOver()) return { lost: undefined, renewals };
     if (leftMs <= 0) return { lost: `it ran out and could not be renewed${trouble}`, renewals };
-    await pause(Math.min(leftMs, Math.max(leftMs / 2, RENEW_MIN_MS)), signal);
+    const restMs = Math.min(leftMs, Math.max(dueMs - nowMs(), 0));
+    if (isDeaf() && restMs > LOOK_MS) {
+      await pause(LOOK_MS, signal);
+      const gone = isOver() ? undefined : await lookFor(client, granted, signal);
+      if (gone !== undefined) return { lost: gone, renewals };
+      continue;
+    }
+    await pause(restMs, signal);
     if (isOver()) continue;
     const [sentMs, waitMs] = [nowMs(), Math.max(1, Math.ceil(endsMs - nowMs()))];
     try {
@@ -52,11 +64,28 @@ async function renewOn(client: Client, granted: LeaseReply, keeping: Keeping): P
       if (!retriable && !isOver()) return { lost: message, renewals };
       if (code !== "ABORTED") trouble = `: ${message}`;
     }
+    dueMs = nowMs() + halfMs();
+  }
+}
+
+/** Why the lease is no more; undefined if it stands, or nobody can say. */
+async function lookFor(client: Client, { leaseId }: LeaseReply, signal: AbortSignal): Promise<string | undefined> {
+  try {
+    await client.lease(leaseId, { signal });
+    return undefined;
+  } catch (thrown) {
+    const { code, message } = toVramError(thrown);
+    return code === "LEASE_NOT_FOUND" ? message : undefined;
   }
 }
 
 /** Resolves to why the lease was lost, as the feed tells it; to undefined if the feed ends before that. */
-async function hearOfLoss(client: Client, { leaseId }: LeaseReply, signal: AbortSignal): Promise<string | undefined> {
+async function hearOfLoss(
+  client: Client,
+  { leaseId }: LeaseReply,
+  signal: AbortSignal,
+  onDeaf: () => void,
+): Promise<string | undefined> {
   try {
     for await (const item of client.feed({ types: ["lease_revoked", "lease_expired"], signal })) {
       // After a gap nobody knows what was said in it.
@@ -67,8 +96,10 @@ async function hearOfLoss(client: Client, { leaseId }: LeaseReply, signal: Abort
       }
     }
   } catch (thrown) {
-    const { code, message } = toVramError(thrown);
+    const { code, message, retriable } = toVramError(thrown);
     if (code === "LEASE_NOT_FOUND") return message;
+    // There are as many feeds as there may be, or the service is away.
+    if (retriable) onDeaf();
   }
   return undefined;
 }
@@ -89,8 +120,12 @@ export async function keepLease(
     stop.abort();
     onLost(why);
   };
-  const hearing = hearOfLoss(client, granted, signal).then(lose);
-  const { lost: why, renewals } = await renewOn(client, granted, { ...keeping, signal });
+  let deaf = false;
+  const onDeaf = (): void => {
+    deaf = true;
+  };
+  const hearing = hearOfLoss(client, granted, signal, onDeaf).then(lose);
+  const { lost: why, renewals } = await renewOn(client, granted, { ...keeping, signal }, () => deaf);
   lose(why);
   stop.abort();
   await hearing;

@@ -157,7 +157,9 @@ export async function runLease(
     holder: holder ?? `${command[0] ?? ""} (pid ${process.pid})`.slice(-128),
   };
   return withService(host, options, async (client, address) => {
-    const granted = await client.grant(request, { signal: host.signal });
+    throwIfAborted(host.signal);
+    // Not called off: a lease that was granted has to be given back.
+    const granted = await client.grant(request);
     const { lease } = granted;
     warnOfBackend(host, lease.backend);
     const leased: Leased = { host, client, granted, durationMs, keepOnRevoke: options.onRevoke === "keep" };

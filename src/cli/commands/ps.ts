@@ -55,14 +55,21 @@ function missingRow(missing: MissingShard, { shards, operations }: Listing): rea
 
 function operationRow(operation: OperationReply): readonly Cell[] {
   const { name, kind, bytesTotal, startedAt } = operation;
-  const doing = kind === "seal" ? "sealing" : "restoring";
+  const doing = operation.state === "failed" ? "failed" : kind === "seal" ? "sealing" : "restoring";
   const size = bytesTotal === undefined ? NONE : formatBytes(bytesTotal);
   return [name, NONE, size, NO, `${doing}${progressOf(operation)}`, NONE, NONE, NONE, ageOf(startedAt)];
 }
 
+/** Whether a seal failed, and nothing of its name came of it since. */
+const isFailed = ({ state, kind, name }: OperationReply, { shards }: Listing): boolean =>
+  state === "failed" && kind === "seal" && !shards.some((record) => record.name === name);
+
 /** Operations that have no row of what they restore. */
-const operationsApart = ({ operations, missing }: Listing): readonly OperationReply[] =>
-  operations.filter((one) => one.state === "running" && !missing.some((wanted) => isOf(wanted, one)));
+const operationsApart = (listing: Listing): readonly OperationReply[] =>
+  listing.operations.filter(
+    (one) =>
+      isFailed(one, listing) || (one.state === "running" && !listing.missing.some((wanted) => isOf(wanted, one))),
+  );
 
 /** Runs the command. */
 export async function runPs(host: Host, _words: readonly string[], options: ServiceOptions): Promise<number> {
@@ -81,6 +88,9 @@ export async function runPs(host: Host, _words: readonly string[], options: Serv
   printRecords(host, COLUMNS, rows);
   for (const { name, state, reason } of listing.missing) {
     if (reason !== undefined) host.err(`${printable(name)} is ${state}: ${printable(reason)}\n`);
+  }
+  for (const { name, error } of listing.operations.filter((one) => isFailed(one, listing))) {
+    host.err(`${printable(name)} was not sealed: ${error?.code ?? ""}: ${printable(error?.message ?? "")}\n`);
   }
   return EXIT.ok;
 }

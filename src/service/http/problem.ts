@@ -5,14 +5,13 @@
  */
 import { ERROR_TABLE, type ErrorCode, VramError } from "../../errors.ts";
 import type { AuthFailure } from "../../journal/service-body.ts";
+import { publicError } from "../public-error.ts";
 import type { Problem } from "../replies.ts";
 
 interface StatusRow {
   readonly status: number;
   /** Seconds until it is worth trying again. */
   readonly retryAfter?: number;
-  /** Message and details are about the inside: the meaning of the code has to do. */
-  readonly inside?: true;
 }
 
 const answer = (status: number): StatusRow => ({ status });
@@ -50,8 +49,8 @@ const STATUSES = {
   POLICY_VIOLATION: answer(409),
   BACKEND_CHANGED: answer(409),
   WORKER_STOPPED: answer(409),
-  STATE_BUSY: { status: 503, retryAfter: 5, inside: true },
-  STATE_INVALID: { status: 503, inside: true },
+  STATE_BUSY: { status: 503, retryAfter: 5 },
+  STATE_INVALID: { status: 503 },
   LEASE_NOT_FOUND: answer(404),
   OPERATION_NOT_FOUND: answer(404),
   UNAUTHENTICATED: answer(401),
@@ -62,8 +61,8 @@ const STATUSES = {
   SERVICE_UNREACHABLE: later(503, 5),
   AUDIT_UNAVAILABLE: later(503, 5),
   ABORTED: answer(409),
-  CLOSED: { status: 503, retryAfter: 5, inside: true },
-  INTERNAL: { status: 500, inside: true },
+  CLOSED: { status: 503, retryAfter: 5 },
+  INTERNAL: { status: 500 },
 } as const satisfies Record<ErrorCode, StatusRow>;
 
 /** What `REQUEST_REFUSED` can mean in HTTP. */
@@ -105,32 +104,11 @@ export function isRefused(error: VramError): boolean {
   return error.code === "REQUEST_REFUSED" || error.code === "SOURCE_REFUSED" || statusOf(error) === 400;
 }
 
-/** Plain data as JSON can say it; what it cannot is left out. A `bigint` may be an address. */
-function plainDetails(details: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  try {
-    const text = JSON.stringify(details, (_, value: unknown) => (typeof value === "bigint" ? undefined : value));
-    return JSON.parse(text) as Record<string, unknown>;
-  } catch {
-    return {};
-  }
-}
-
 /** The error as a problem. `instance` is the correlation id of the request. */
 export function problemOf(error: VramError, instance: string): Problem {
-  const { code, message, fix, retriable, details } = error;
-  const { meaning } = ERROR_TABLE[code];
-  const isInside = rowOf(code).inside === true;
-  return {
-    type: `urn:vram-residency:error:${code}`,
-    title: meaning,
-    status: statusOf(error),
-    detail: isInside ? meaning : message,
-    instance,
-    code,
-    fix: isInside ? ERROR_TABLE[code].fix : fix,
-    retriable,
-    details: isInside ? {} : plainDetails(details),
-  };
+  const { message: detail, ...told } = publicError(error);
+  const type = `urn:vram-residency:error:${error.code}`;
+  return { type, title: ERROR_TABLE[error.code].meaning, status: statusOf(error), detail, instance, ...told };
 }
 
 /** The headers that belong to the status. */
