@@ -88,9 +88,9 @@ export const told = {
   allocationFailed: lineOf("vram_allocation_failed", {
     ...{ ...NAME, bytesNeeded: MODEL.byteLength, bytesAvailable: FIGURE, code: "OUT_OF_VRAM" },
   }),
-  deallocated: (other: Readonly<Record<string, unknown>> = {}) => {
-    const shardId = other["because"] === "undone" ? undefined : `id-${String(other["name"] ?? "m")}`;
-    return freed({ shardId, ...other });
+  deallocated: ({ because = "evicted", name = "m", ...other }: Readonly<Record<string, unknown>> = {}) => {
+    const shardId = because === "undone" || typeof name !== "string" ? undefined : `id-${name}`;
+    return freed({ shardId, because, name, ...other });
   },
   sealed: lineOf("vram_sealed", {
     ...{ ...SHARD, byteLength: MODEL.byteLength, digest: DIGEST, comparedWith: "witnessed", sequence: 1 },
