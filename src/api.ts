@@ -2,7 +2,7 @@
 import type { BackendDecision } from "./device/detect.ts";
 import type { DeviceInfo } from "./device/device.ts";
 import type { GrantedLease, RenewedLease } from "./lease/gate.ts";
-import type { Lease } from "./lease/leases.ts";
+import type { Lease } from "./lease/lease.ts";
 import type { EvictResult } from "./residency/evict.ts";
 import type { Capacity } from "./residency/ledger.ts";
 import type { Plan } from "./residency/plan.ts";

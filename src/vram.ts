@@ -23,7 +23,7 @@ import { parseDigest, parseSalt } from "./hash/descriptor.ts";
 import type { Operation } from "./journal/entry.ts";
 import { inOperation, inWorker } from "./journal/scope.ts";
 import { acquire, type GrantedLease, type RenewedLease, renew } from "./lease/gate.ts";
-import type { Lease } from "./lease/leases.ts";
+import type { Lease } from "./lease/lease.ts";
 import type { OpenCore } from "./open.ts";
 import { checkIdOrName, checkLeaseOptions, checkReason, checkSealSetOptions, checkVerifyOptions } from "./options.ts";
 import { toFormat, toRequest } from "./requests.ts";

@@ -7,7 +7,8 @@ import type { Shard } from "../residency/shard.ts";
 import type { System } from "../residency/worker.ts";
 import type { VerificationReport } from "../verify/report.ts";
 import { verify } from "../verify/verify.ts";
-import type { Lease, Leases } from "./leases.ts";
+import type { Lease } from "./lease.ts";
+import type { Leases } from "./leases.ts";
 
 export interface GrantedLease {
   readonly lease: Lease;

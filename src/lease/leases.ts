@@ -6,42 +6,15 @@
  * Granting and renewing wait for the audit log and fail without it; whatever ends a lease proceeds anyway (VR-AUD-03).
  * Leases are of this process: after a restart there are none.
  */
-import type { Backend } from "../cuda/driver.ts";
 import { closedError } from "../dispose.ts";
 import { VramError } from "../errors.ts";
-import type { DeviceRef } from "../journal/entry.ts";
 import { onNobodysBehalf } from "../journal/scope.ts";
 import type { LeaseRevocation } from "../journal/service-body.ts";
 import { LIMITS } from "../limits.ts";
 import type { Shard } from "../residency/shard.ts";
 import { requireRunning, type System } from "../residency/worker.ts";
 import { createId } from "../seal/names.ts";
-
-/** What a lease is granted for. */
-export interface LeaseTerms {
-  /** What the holder calls itself, and who the service knows it to be; for the record. */
-  readonly holder: string;
-  readonly caller: string;
-  readonly durationMs: number;
-  /** Age of the measurement that it is granted on. */
-  readonly measuredAgeMs: number;
-}
-
-/** A lease as it stands: plain data. Durations in ms, times RFC 3339. */
-export interface Lease {
-  readonly leaseId: string;
-  readonly shardId: string;
-  readonly name: string;
-  readonly digest: string;
-  readonly backend: Backend;
-  readonly device: DeviceRef;
-  readonly holder: string;
-  readonly grantedAt: string;
-  /** For people: the monotonic clock decides. */
-  readonly expiresAt: string;
-  readonly remainingMs: number;
-  readonly durationMs: number;
-}
+import type { Lease, LeaseTerms } from "./lease.ts";
 
 interface Held {
   readonly leaseId: string;

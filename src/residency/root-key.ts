@@ -17,7 +17,7 @@ export const ROOT_KEY_CREDENTIAL = "vram-residency.root.key";
 const ROOT_KEY_BYTES_MAX = 128;
 /** Nobody else may write to a credential, nor anybody who is neither its owner nor named read it. */
 const OTHERS = 0o027;
-const ROOT = 0;
+const SUPERUSER = 0;
 
 /** `what` names the file; what the system said is added. */
 function invalid(what: string, cause?: unknown): VramError {
@@ -59,7 +59,7 @@ async function readCredential(folder: string): Promise<KeyObject | undefined> {
     const stats = await file.stat();
     const { uid, mode, size } = stats;
     if (!stats.isFile() || size > ROOT_KEY_BYTES_MAX) throw invalid(`${path}: not a root key`);
-    if (uid !== ROOT && uid !== process.getuid?.()) throw invalid(`${path}: belongs to another user`);
+    if (uid !== SUPERUSER && uid !== process.getuid?.()) throw invalid(`${path}: belongs to another user`);
     if ((mode & OTHERS) !== 0) throw invalid(`${path}: others may read it, or write to it`);
     const text = Buffer.alloc(size);
     await file.read(text, 0, size, 0);

@@ -3,41 +3,24 @@
  * Nothing is answered as sealed that is not wanted, and nothing is answered as evicted that still is.
  */
 import { basename, relative } from "node:path";
-import type { Vram } from "../api.ts";
-import type { ConfigValues } from "../config/table.ts";
 import { evidenceOf } from "../device/detect.ts";
-import { toVramError, VramError } from "../errors.ts";
-import type { OpenCore } from "../open.ts";
-import { type EvictResult, evict } from "../residency/evict.ts";
+import { VramError } from "../errors.ts";
+import { evict } from "../residency/evict.ts";
 import { recordOf, type Shard } from "../residency/shard.ts";
 import { findWorker } from "../residency/worker.ts";
 import { parseSeal } from "../seal/encoding.ts";
 import { cleanName, requireName } from "../seal/names.ts";
 import { nodeFileSystem } from "../source/file.ts";
 import { expandSource } from "../source/sets.ts";
-import type { KeptDevices } from "./devices.ts";
+import { evictNamed } from "./evicting.ts";
 import { given } from "./given.ts";
-import type { Keeper } from "./keeper.ts";
 import type { Operations } from "./operations.ts";
+import { isOfRow, missingOf, type Parts, shardOf, shardsOf } from "./parts.ts";
 import type { Listing } from "./replies.ts";
 import type { PlanRequest, SealRequestBody } from "./requests.ts";
 import { sealRequested } from "./sealing.ts";
 import type { Caller, Service } from "./service.ts";
-import type { WantedSet } from "./wanted.ts";
 import { nameOf, sealsOf, type WantedRow } from "./wanted-rows.ts";
-
-/** What the calls work on. */
-export interface Parts {
-  readonly vram: Vram;
-  readonly open: OpenCore;
-  readonly devices: KeptDevices;
-  readonly keeper: Keeper;
-  readonly wanted: WantedSet;
-  readonly operations: Operations;
-  readonly values: ConfigValues;
-  /** Throws `SERVICE_STOPPING` when nothing new may begin. */
-  readonly requireAccepting: () => void;
-}
 
 export type Calls = Omit<
   Service,
@@ -83,46 +66,6 @@ function requireNameFree({ keeper, open }: Parts, name: string, device: number |
   throw new VramError("NAME_CONFLICT", `${name} is wanted on another device`, {
     fix: "give the copy another name, or evict the other one first",
   });
-}
-
-/** Shards of a row, or the one of this id or name. Says of what is wanted and not resident why it is not. */
-function shardsOf({ keeper, open }: Parts, idOrName: string): readonly Shard[] {
-  const all = open.system.registry.all();
-  const row = keeper.rowOf(idOrName);
-  const isOf = (shard: Shard): boolean =>
-    row !== undefined && nameOf(row) === idOrName
-      ? sealsOf(row).some(({ shardId }) => shardId === shard.seal.shardId)
-      : shard.seal.shardId === idOrName || shard.seal.name === idOrName;
-  return all.filter(isOf);
-}
-
-/** The one shard that is meant. */
-function shardOf(parts: Parts, idOrName: string): Shard {
-  const shards = shardsOf(parts, idOrName);
-  const [only, second] = shards;
-  if (second !== undefined) {
-    throw new VramError("INVALID_ARGUMENT", `${idOrName} is a set of ${shards.length} shards; name one of them`, {
-      details: { argument: "shard", names: shards.map(({ seal }) => seal.name) },
-    });
-  }
-  if (only !== undefined) return only;
-  const [missing] = missingOf(parts, idOrName);
-  if (missing === undefined) throw new VramError("SHARD_NOT_FOUND", `no shard has the id or name ${idOrName}`);
-  const { name, state, reason = "" } = missing;
-  const why = state === "restoring" ? "it is being sealed again" : `${state}${reason === "" ? "" : `: ${reason}`}`;
-  throw new VramError("SHARD_NOT_RESIDENT", `${name} is wanted, and not resident: ${why}`, {
-    fix: "`vram ps` shows when it is; `vram evict` forgets it",
-    details: { shardId: missing.shardId, state },
-  });
-}
-
-function missingOf({ keeper }: Parts, idOrName: string): Listing["missing"] {
-  const row = keeper.rowOf(idOrName);
-  const wanted = new Set(row === undefined ? [] : sealsOf(row).map(({ shardId }) => shardId));
-  const isSet = row !== undefined && nameOf(row) === idOrName;
-  return keeper
-    .missing()
-    .filter(({ shardId, name }) => wanted.has(shardId) && (isSet || shardId === idOrName || name === idOrName));
 }
 
 /** Seals, and wants it: either both or none. */
@@ -172,79 +115,6 @@ function requireRoom({ wanted, values }: Parts, row: WantedRow): void {
   throw new VramError("SERVICE_BUSY", `${count} shards would be wanted, and ${most} are the most`, {
     fix: "evict something, or raise limits.shards",
   });
-}
-
-const isOfRow = (row: WantedRow, shard: Shard): boolean =>
-  sealsOf(row).some(({ shardId }) => shardId === shard.seal.shardId);
-
-/** A set is one thing: its members are evicted together. */
-function requireWhole(row: WantedRow | undefined, idOrName: string): void {
-  if (row === undefined || row.kind === "shard" || nameOf(row) === idOrName) return;
-  throw new VramError("INVALID_ARGUMENT", `${idOrName} is a member of the set ${nameOf(row)}; evict the set`, {
-    details: { argument: "shard", set: nameOf(row) },
-  });
-}
-
-/** Evicts what is still there; others may be evicting it, too. */
-async function evictEach(parts: Parts, shards: readonly Shard[]): Promise<EvictResult[]> {
-  const evicted: EvictResult[] = [];
-  for (const shard of shards) {
-    if (shard.state === "evicted") continue;
-    const result = await parts.vram.evict(shard.seal.shardId).catch((thrown: unknown) => {
-      if (toVramError(thrown).code !== "SHARD_NOT_FOUND") throw thrown;
-    });
-    if (result !== undefined) evicted.push(result);
-  }
-  return evicted;
-}
-
-/**
- * Forgets every row of these shards, also one that was made while they were evicted, and what was restored of it
- * meanwhile. What was evicted is on record as that, so that a wanted set that cannot be written brings nothing back.
- */
-async function forgetRows(parts: Parts, ids: readonly string[], hasEvicted: boolean): Promise<WantedRow | undefined> {
-  const { keeper, open } = parts;
-  let forgotten: WantedRow | undefined;
-  for (const id of ids) {
-    const row = keeper.rowOf(id);
-    if (row === undefined) continue;
-    forgotten = row;
-    try {
-      await keeper.forget(row);
-    } catch (thrown) {
-      if (!hasEvicted) throw thrown;
-      const { message } = toVramError(thrown);
-      open.system.journal.note({ type: "entry_unrecorded", lost: "what is wanted no more", message });
-    }
-    await evictEach(
-      parts,
-      open.system.registry.all().filter((shard) => isOfRow(row, shard)),
-    );
-  }
-  return forgotten;
-}
-
-async function evictNamed(parts: Parts, idOrName: string, revoke: boolean): ReturnType<Service["evict"]> {
-  const { open, keeper } = parts;
-  const row = keeper.rowOf(idOrName);
-  const shards = shardsOf(parts, idOrName);
-  if (row === undefined && shards.length === 0) shardOf(parts, idOrName);
-  requireWhole(row, idOrName);
-  const revoking = revoke ? open.leases.revoke((shard) => shards.includes(shard), "evicted") : undefined;
-  const unbar = open.leases.bar(shards);
-  try {
-    await revoking;
-    const evicted = await evictEach(parts, shards);
-    const ids = [...shards.map(({ seal }) => seal.shardId), ...(row === undefined ? [] : [nameOf(row)])];
-    const forgotten = await forgetRows(parts, ids, shards.length > 0);
-    return {
-      name: forgotten === undefined ? idOrName : nameOf(forgotten),
-      shards: evicted,
-      wanted: forgotten !== undefined,
-    };
-  } finally {
-    unbar();
-  }
 }
 
 /** What comes to sealing and evicting. */

@@ -11,7 +11,7 @@ import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import { recordOf } from "../residency/shard.ts";
 import { VERSION } from "../version.ts";
-import type { Parts } from "./calls.ts";
+import type { Parts } from "./parts.ts";
 import type { DeviceState, Readiness } from "./replies.ts";
 import type { Service } from "./service.ts";
 
