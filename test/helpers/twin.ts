@@ -113,8 +113,9 @@ export class Twin {
   }
 
   #predictSeal({ name, expected, sha256 }: Of<"seal">, content: Content, bytesFree: number): string {
-    if (this.#lost) return "DEVICE_LOST";
+    // Of a stop somebody has to know, whatever else is.
     if (this.#stopped) return "WORKER_STOPPED";
+    if (this.#lost) return "DEVICE_LOST";
     const held = this.#shards.get(name);
     if (held === undefined && content.bytes.byteLength > bytesFree) return "OUT_OF_VRAM";
     if (expected === "wrong") return "DIGEST_MISMATCH";
