@@ -71,6 +71,11 @@ export class Twin {
     this.#shards.clear();
   }
 
+  /** Closes the system without asking what became of it. */
+  async abandon(): Promise<void> {
+    await this.#system.vram.close();
+  }
+
   async reopen(): Promise<void> {
     await this.close();
     this.#lost = false;
@@ -194,7 +199,9 @@ export class Twin {
       ...(maxAgeMs === undefined ? {} : { maxAgeMs }),
       ...(salted ? { salt: "ab" } : {}),
     };
-    const isFresh = how === "fresh" && held !== undefined && this.#clock.now - held.measuredAt <= 5000;
+    // Where something was found to have changed, nobody settles for an older measurement.
+    const isYoung = held !== undefined && this.#clock.now - held.measuredAt <= 5000;
+    const isFresh = how === "fresh" && isYoung && !this.#stopped;
     let predicted = "ok";
     if (held === undefined) predicted = "SHARD_NOT_FOUND";
     else if (seal !== undefined && seal !== held.seal) predicted = "SEAL_REFUSED";

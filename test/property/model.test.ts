@@ -32,13 +32,19 @@ it(`[VR-MEM-04] [VR-VER-06] random sequences agree with the model (seed ${SEED})
     const isDurable = durable && calls.some(({ op }) => op === "reopen");
     const twin = new Twin(isDurable ? join(folder, "state") : undefined, folder, ends);
     await twin.open();
-    await twin.resume();
-    for (const call of calls) {
-      await twin.run(call);
-      await twin.check(false);
-      commands += 1;
+    try {
+      await twin.resume();
+      for (const call of calls) {
+        await twin.run(call);
+        await twin.check(false);
+        commands += 1;
+      }
+      await twin.check(true);
+    } catch (error) {
+      // What a failure leaves behind would fail every sequence after it, and there would be nothing to shrink to.
+      await twin.abandon();
+      throw error;
     }
-    await twin.check(true);
     await twin.close();
     sequences += 1;
   });
