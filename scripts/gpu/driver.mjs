@@ -9,7 +9,7 @@ import { CUDA_LIBRARY } from "../../dist/cuda/driver.js";
 import { openNativeDriver } from "../../dist/cuda/native/driver.js";
 import { DRIVER_PROTOTYPES } from "../../dist/cuda/native/prototypes.js";
 import { STATUS, statusName } from "../../dist/cuda/status.js";
-import { allocateNative, openLibrary, viewNative } from "../../dist/ffi.js";
+import { allocateNative, openLibrary, viewNative } from "../../dist/ffi/library.js";
 
 export const MIB = 2 ** 20;
 export const GIB = 2 ** 30;

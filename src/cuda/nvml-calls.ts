@@ -3,7 +3,7 @@
  * handles are 8 bytes and travel as `uint64_t`; out-parameters are `void *` into room of our own. Source of symbols,
  * layouts and values: nvml.h of CUDA 13.3, as published in NVIDIA/go-nvml.
  */
-import type { Bound, NativeArgument, StatusFunction } from "../ffi.ts";
+import type { Bound, NativeArgument, StatusFunction } from "../ffi/library.ts";
 
 /** All of them may be missing: drivers differ. */
 export const NVML_PROTOTYPES = {

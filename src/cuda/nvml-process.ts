@@ -1,5 +1,5 @@
 /** Entry of the process that talks to NVML: nothing but the wiring. The logic is in `nvml-serve.ts`. */
-import { dieWithParent } from "../ffi.ts";
+import { dieWithParent } from "../ffi/process.ts";
 import { type NvmlRequest, nvmlServer } from "./nvml-serve.ts";
 
 dieWithParent(Number(process.argv[3]));

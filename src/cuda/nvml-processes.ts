@@ -2,7 +2,7 @@
  * Who has memory on a GPU, as NVML lists it. In a container process ids may be missing or those of the host: a process
  * listed is evidence, one not listed is none.
  */
-import type { StatusFunction } from "../ffi.ts";
+import type { StatusFunction } from "../ffi/library.ts";
 import { LIMITS } from "../limits.ts";
 import type { Tenant } from "./monitor.ts";
 import { countOf, NVML_STATUS, type NvmlCalls, room, succeeds, textOf } from "./nvml-calls.ts";

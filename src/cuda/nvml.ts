@@ -5,7 +5,7 @@
  * Source of layouts and values: nvml.h, as in `nvml-calls.ts`.
  */
 import { VramError } from "../errors.ts";
-import { openLibrary } from "../ffi.ts";
+import { openLibrary } from "../ffi/library.ts";
 import { LIMITS } from "../limits.ts";
 import type { EccCounts, GpuHealth, RecoveryAction } from "./monitor.ts";
 import { countOf, NVML_PROTOTYPES, NVML_STATUS, type NvmlCalls, room, succeeds, textOf } from "./nvml-calls.ts";

@@ -7,7 +7,7 @@ import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { ReleaseFailureReporter } from "../dispose.ts";
 import { toVramError, VramError } from "../errors.ts";
-import { dieWithParent, keepMemoryPrivate } from "../ffi.ts";
+import { dieWithParent, keepMemoryPrivate } from "../ffi/process.ts";
 import { openChannel } from "./channel.ts";
 import { checkRequest, toWire } from "./checks.ts";
 import { type ServedDevice, serveDevice } from "./device-server.ts";

@@ -13,7 +13,7 @@ export type Lock =
 export async function takeLock(path: string): Promise<Lock> {
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
   // Loaded here: what needs no lock needs no native code.
-  const { lockFile } = await import("../ffi.ts");
+  const { lockFile } = await import("../ffi/descriptors.ts");
   const file = await promises.open(path, flags, 0o600);
   try {
     if (lockFile(file.fd)) {

@@ -4,7 +4,7 @@
  */
 import { type Clock, systemClock } from "../clock.ts";
 import { VramError } from "../errors.ts";
-import { datagramsTo } from "../ffi.ts";
+import { datagramsTo } from "../ffi/sockets.ts";
 import { LIMITS } from "../limits.ts";
 import type { DeviceState } from "./replies.ts";
 import type { Service } from "./service.ts";

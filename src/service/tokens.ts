@@ -116,7 +116,7 @@ async function locked<T>(stateDir: string, task: () => Promise<T>): Promise<T> {
   });
   try {
     // Loaded here: who only checks tokens needs no native code.
-    const { lockFile } = await import("../ffi.ts");
+    const { lockFile } = await import("../ffi/descriptors.ts");
     if (!lockFile(file.fd)) throw new VramError("STATE_BUSY", `${path}: another process changes the tokens`);
     return await task();
   } finally {

@@ -1,5 +1,5 @@
 /**
- * The fake libcuda itself: what the tests of the native driver lean on. Called as the driver calls it, by `src/ffi.ts`,
+ * The fake libcuda itself: what the tests of the native driver lean on. Called as the driver calls it, by `src/ffi/`,
  * but without the driver: here a mistake in the driver cannot hide one in the fake.
  */
 import { createHash } from "node:crypto";
@@ -10,7 +10,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { encodeJobs } from "../../src/cuda/kernel-abi.ts";
 import { DRIVER_PROTOTYPES } from "../../src/cuda/native/prototypes.ts";
 import { isFatalStatus, STATUS } from "../../src/cuda/status.ts";
-import { allocateNative, openLibrary, viewNative } from "../../src/ffi.ts";
+import { allocateNative, openLibrary, viewNative } from "../../src/ffi/library.ts";
 import { configureFakeCuda, fakeCuda, whyNoFakeCuda } from "../helpers/fake-cuda.ts";
 import { type BareFake, openFake, PTX } from "../helpers/fake-cuda-calls.ts";
 

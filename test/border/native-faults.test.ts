@@ -14,7 +14,7 @@ import { DRIVER_PROTOTYPES } from "../../src/cuda/native/prototypes.ts";
 import { STATUS } from "../../src/cuda/status.ts";
 import { liveHandles } from "../../src/dispose.ts";
 import { ERROR_TABLE, VramError } from "../../src/errors.ts";
-import { symbolOf } from "../../src/ffi.ts";
+import { symbolOf } from "../../src/ffi/library.ts";
 import type { Entry } from "../../src/journal/entry.ts";
 import { openSystem } from "../../src/open.ts";
 import { createVram } from "../../src/vram.ts";

@@ -4,7 +4,7 @@ import type { GpuHealth } from "../../src/cuda/monitor.ts";
 import { openNvml } from "../../src/cuda/nvml.ts";
 import { nvmlServer } from "../../src/cuda/nvml-serve.ts";
 import { VramError } from "../../src/errors.ts";
-import { dieWithParent } from "../../src/ffi.ts";
+import { dieWithParent } from "../../src/ffi/process.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { FAKE_UUID, type FakeNvmlSettings, fakeNvml, openFakeNvml } from "../helpers/fake-nvml.ts";
 import { errorOf } from "../helpers/header-parses.ts";

@@ -11,7 +11,7 @@ import { DRIVER_PROTOTYPES } from "../../src/cuda/native/prototypes.ts";
 import { eventCalls, streamCalls } from "../../src/cuda/native/stream.ts";
 import { STATUS } from "../../src/cuda/status.ts";
 import { VramError } from "../../src/errors.ts";
-import { addressOf, type NativeArgument, viewNative } from "../../src/ffi.ts";
+import { addressOf, type NativeArgument, viewNative } from "../../src/ffi/library.ts";
 import { reportCount } from "../helpers/counts.ts";
 import { evaluate, readHeader } from "../helpers/cuda-header.ts";
 import { thrownBy } from "../helpers/emulated.ts";

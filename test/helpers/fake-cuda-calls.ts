@@ -3,7 +3,7 @@
  * itself, and for those that need to see what the driver left behind.
  */
 import { DRIVER_PROTOTYPES } from "../../src/cuda/native/prototypes.ts";
-import { allocateNative, openLibrary } from "../../src/ffi.ts";
+import { allocateNative, openLibrary } from "../../src/ffi/library.ts";
 import { configureFakeCuda } from "./fake-cuda.ts";
 
 /** What the fake has and the driver does not bind. */

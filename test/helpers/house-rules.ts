@@ -110,7 +110,7 @@ function specifierOf(node: ts.Node): string | undefined {
  * `backend`; `process` stands behind it, because the process of a device opens its driver itself.
  */
 const ORDER = [
-  ..."leaf ffi journal hash cuda handles source staging device seal residency verify lease attest".split(" "),
+  ..."leaf ffi journal hash cuda handles source staging device seal residency verify lease exports attest".split(" "),
   ..."options backend process config recording open environment api requests vram tamper service client cli".split(" "),
 ];
 const LEAVES = ["errors", "assert", "bytes", "dispose", "clock", "limits", "files", "version"];
@@ -149,9 +149,9 @@ const importDirection = perNode(isIn("src"), (node, file) => {
 });
 
 const oneDoorToNative = perNode(
-  (file) => isIn("src")(file) && file.path !== "src/ffi.ts",
+  (file) => isIn("src")(file) && !file.path.startsWith("src/ffi/"),
   (node) =>
-    ts.isStringLiteral(node) && /^koffi(\/|$)/.test(node.text) ? "koffi is imported in src/ffi.ts only" : undefined,
+    ts.isStringLiteral(node) && /^koffi(\/|$)/.test(node.text) ? "koffi is imported in src/ffi/ only" : undefined,
 );
 
 const noDefaultExports = perNode(isIn("src"), (node) => {
@@ -283,7 +283,7 @@ const exactDependencies: Rule = (files) =>
 /** Every rule by its name; the names are the test titles. */
 export const HOUSE_RULES = {
   "imports follow the order of the journey": importDirection,
-  "koffi is imported in src/ffi.ts only": oneDoorToNative,
+  "koffi is imported in src/ffi/ only": oneDoorToNative,
   "src has no default exports": noDefaultExports,
   "no file is longer than 300 lines": fileLength,
   "entry files of threads and processes have at most 15 lines": shortEntryFiles,

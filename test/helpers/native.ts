@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach } from "vitest";
 import { present } from "../../src/assert.ts";
-import { openLibrary } from "../../src/ffi.ts";
+import { openLibrary } from "../../src/ffi/library.ts";
 import type { Entry } from "../../src/journal/entry.ts";
 import { openSystem, type TestOptions, type VramOptions } from "../../src/open.ts";
 import { flipShardBit } from "../../src/tamper.ts";

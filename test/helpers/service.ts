@@ -7,7 +7,7 @@ import { afterEach } from "vitest";
 import { mergeSettings } from "../../src/config/config.ts";
 import type { Place } from "../../src/config/places.ts";
 import type { ConfigValues } from "../../src/config/table.ts";
-import { peerCredentials } from "../../src/ffi.ts";
+import { peerCredentials } from "../../src/ffi/sockets.ts";
 import type { Entry } from "../../src/journal/entry.ts";
 import type { OpenedDevice } from "../../src/process/open-device.ts";
 import { openProcessDevice } from "../../src/process/open-device.ts";

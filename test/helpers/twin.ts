@@ -118,7 +118,6 @@ export class Twin {
   }
 
   #predictSeal({ name, expected, sha256 }: Of<"seal">, content: Content, bytesFree: number): string {
-    // Of a stop somebody has to know, whatever else is.
     if (this.#stopped) return "WORKER_STOPPED";
     if (this.#lost) return "DEVICE_LOST";
     const held = this.#shards.get(name);
@@ -199,7 +198,6 @@ export class Twin {
       ...(maxAgeMs === undefined ? {} : { maxAgeMs }),
       ...(salted ? { salt: "ab" } : {}),
     };
-    // Where something was found to have changed, nobody settles for an older measurement.
     const isYoung = held !== undefined && this.#clock.now - held.measuredAt <= 5000;
     const isFresh = how === "fresh" && isYoung && !this.#stopped;
     let predicted = "ok";

@@ -7,7 +7,7 @@ import https from "node:https";
 import { connect, createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { peerCredentials } from "../../src/ffi.ts";
+import { peerCredentials } from "../../src/ffi/sockets.ts";
 import { openServer, type ServerOptions, type ServerValues } from "../../src/service/http/server.ts";
 import { createFakeService } from "../helpers/fake-service.ts";
 import { ask, bearer, open, openTestServer, readAll, readText, serverValues, UID, USE } from "../helpers/http.ts";

@@ -1,6 +1,6 @@
 /** What a service tells systemd, in words; and what it refuses to be told by the environment. */
 import { describe, expect, it } from "vitest";
-import { datagramsTo } from "../../src/ffi.ts";
+import { datagramsTo } from "../../src/ffi/sockets.ts";
 import { createNotifier, messageOf, type Notified, statusOf } from "../../src/service/notify.ts";
 import * as is from "../helpers/stub-replies.ts";
 import { codeOf } from "../helpers/vram.ts";

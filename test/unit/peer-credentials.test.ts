@@ -6,7 +6,7 @@ import { type AddressInfo, connect, createServer, type ListenOptions, type Serve
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { present } from "../../src/assert.ts";
-import { peerCredentials } from "../../src/ffi.ts";
+import { peerCredentials } from "../../src/ffi/sockets.ts";
 import { codeOf, temporaryFolder } from "../helpers/vram.ts";
 
 const ends: (() => unknown)[] = [];

@@ -45,12 +45,12 @@ const EXAMPLES: Record<RuleName, Examples> = {
       ["src/cli/main.ts", 'import { a } from "../index.ts";\nimport { b } from "commander";'],
     ],
   },
-  "koffi is imported in src/ffi.ts only": {
+  "koffi is imported in src/ffi/ only": {
     bad: [
       ["src/cuda/native/driver.ts", 'import koffi from "koffi";'],
       ["src/cli/main.ts", 'createRequire(import.meta.url)("koffi");'],
     ],
-    good: [["src/ffi.ts", 'import koffi from "koffi";']],
+    good: [["src/ffi/library.ts", 'import koffi from "koffi";']],
   },
   "src has no default exports": {
     bad: [

@@ -12,7 +12,7 @@ import {
   type NativeMemory,
   openLibrary,
   symbolOf,
-} from "../../ffi.ts";
+} from "../../ffi/library.ts";
 import { cudaError, STATUS } from "../status.ts";
 import { DRIVER_PROTOTYPES, type DriverCall } from "./prototypes.ts";
 import { refusedInit, tooOld, untoldVersion } from "./refusals.ts";

@@ -6,7 +6,8 @@
  * driver: memory that the driver allocates could not be shared with threads.
  */
 import { requireInteger } from "../../assert.ts";
-import { addressOf, setCloseOnExec } from "../../ffi.ts";
+import { setCloseOnExec } from "../../ffi/descriptors.ts";
+import { addressOf } from "../../ffi/library.ts";
 import { ACCESS, type CudaDriver, type PinnedMemory, POINTER_ATTRIBUTE } from "../driver.ts";
 import { STATUS } from "../status.ts";
 import { byteCount, type DriverLibrary, int, size, u64 } from "./library.ts";

@@ -1,6 +1,6 @@
 /** Calls on modules: PTX in, functions out. The driver compiles it for the GPU at hand (cuda.h, "Module Management"). */
 import { VramError } from "../../errors.ts";
-import { allocateNative, type NativeMemory } from "../../ffi.ts";
+import { allocateNative, type NativeMemory } from "../../ffi/library.ts";
 import type { CudaDriver } from "../driver.ts";
 import { STATUS } from "../status.ts";
 import { type DriverLibrary, u64 } from "./library.ts";

@@ -1,6 +1,6 @@
 /** Calls on streams and events: cuda.h's "Stream Management", "Event Management", asynchronous copies and launches. */
 import { assert } from "../../assert.ts";
-import { allocateNative, type NativeMemory } from "../../ffi.ts";
+import { allocateNative, type NativeMemory } from "../../ffi/library.ts";
 import type { CudaDriver, KernelParameter } from "../driver.ts";
 import { STATUS } from "../status.ts";
 import { type DriverLibrary, size, u8, u32, u64 } from "./library.ts";

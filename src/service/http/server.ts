@@ -48,7 +48,7 @@ export interface ServerOptions {
   readonly service: Service;
   readonly tokens: Pick<TokenStore, "check">;
   readonly values: ServerValues;
-  /** `peerCredentials` of `ffi.ts`. */
+  /** `peerCredentials` of `ffi/`. */
   readonly peerOf: PeerOf;
   /** The user that the service runs as. */
   readonly uid: number;
