@@ -136,6 +136,14 @@ export const LIMITS = {
    * longest names about 10 MB.
    */
   deviceMessageBytes: 64 * MIB,
+  /** A request to attach: names of 1 KiB, a lease, a digest. */
+  attachRequestBytes: 16 * KIB,
+  /** A reply: 40,000 tensors of 160 bytes beside their names, 4 MiB of them, of which JSON may make six times as much. */
+  attachReplyBytes: 64 * MIB,
+  /** Who connects says what it wants within this. */
+  attachRequestMs: 10_000,
+  /** Connections to the attach socket: each is a process that has mapped a model, and one descriptor here. */
+  attachConnections: 1024,
   /** What a stream of the caller's is cut into on its way there. */
   deviceChunkBytes: 4 * MIB,
   /** A device's process is started again 5 times in 5 minutes; before that it waits 0.5 s, 1 s, … 8 s: 15.5 s in all. */

@@ -122,6 +122,14 @@ export type Located =
   | { readonly precision: "range"; readonly because: string }
   | { readonly precision: "block"; readonly blocks: readonly DamagedBlock[]; readonly blockCount: number };
 
+/** An allocation's memory as another process may map it. */
+export interface ExportedMemory {
+  /** The caller's, to pass on and to close; closed on exec. It gives no address and no key, but the memory itself. */
+  readonly descriptor: number;
+  /** What has to be mapped: the allocation, rounded up to granules. */
+  readonly byteLength: number;
+}
+
 export type FreeResult = { readonly zeroed: true } | { readonly zeroed: false; readonly reason: string };
 
 /** One device. Errors are `VramError`s; after one that is `fatal` every call is refused with it. */
@@ -146,7 +154,12 @@ export interface Device {
   measure(allocationId: AllocationId, salt?: Uint8Array): Promise<Measurement>;
   /** Names damage as closely as it can. */
   locate(request: LocateRequest): Promise<Located>;
-  /** Zeroes and frees. Never throws; a second call says it was gone. */
-  free(allocationId: AllocationId): Promise<FreeResult>;
+  /** Gives the memory a descriptor, for another process to map. What lies behind the allocation's end is zeroed before. */
+  exportMemory(allocationId: AllocationId): Promise<ExportedMemory>;
+  /**
+   * Zeroes and frees; with `heldBy`, which says who else may be reading it, only drops our references. Never throws; a
+   * second call says it was gone.
+   */
+  free(allocationId: AllocationId, heldBy?: string): Promise<FreeResult>;
   close(): Promise<void>;
 }

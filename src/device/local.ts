@@ -249,21 +249,34 @@ class OpenLocalDevice implements LocalDevice {
     return this.#blockUse.run(() => this.#guard(() => this.#allocation(allocationId).withWritableAlias(chores, flip)));
   }
 
-  async free(allocationId: AllocationId): Promise<FreeResult> {
+  exportMemory(allocationId: AllocationId) {
+    const task = async () => {
+      const allocation = this.#allocation(allocationId);
+      const descriptor = await allocation.exportMemory(this.#parts.chores);
+      return { descriptor, byteLength: allocation.mappedBytes };
+    };
+    return this.#blockUse.run(() => this.#guard(task));
+  }
+
+  async free(allocationId: AllocationId, heldBy?: string): Promise<FreeResult> {
     const allocation = this.#allocations.get(allocationId);
     if (allocation === undefined) return { zeroed: false, reason: "it was freed before" };
     this.#allocations.delete(allocationId);
-    let result: FreeResult = { zeroed: true };
+    const result = heldBy === undefined ? await this.#zero(allocation) : { zeroed: false as const, reason: heldBy };
+    allocation.close();
+    return result;
+  }
+
+  async #zero(allocation: Allocation): Promise<FreeResult> {
+    const { chores } = this.#parts;
     try {
-      const { chores } = this.#parts;
       await this.#guard(() =>
         allocation.withWritableAlias(chores, async (alias) => chores.fill(alias, 0, 0, alias.byteLength)),
       );
+      return { zeroed: true };
     } catch (thrown) {
-      result = { zeroed: false, reason: toVramError(thrown).message };
+      return { zeroed: false, reason: toVramError(thrown).message };
     }
-    allocation.close();
-    return result;
   }
 
   async close(): Promise<void> {

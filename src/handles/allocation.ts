@@ -34,6 +34,11 @@ export interface Allocation extends Mapped {
   facts(): RawFacts;
   /** Runs `task` with a writable range on the same memory; `stream` is settled and the range unmapped afterwards. */
   withWritableAlias<T>(stream: Stream, task: (alias: Mapped) => Promise<T>): Promise<T>;
+  /**
+   * A descriptor of the memory as a whole, for another process; the caller closes it. `stream` zeroes what lies behind
+   * `byteLength` first: what was there before us is nobody's to read.
+   */
+  exportMemory(stream: Stream): Promise<number>;
   /** Unmaps and frees. Never throws; may be called twice. */
   close(): void;
 }
@@ -104,14 +109,14 @@ export function openAllocation(context: DeviceContext, byteLength: number, acces
   const gone = countHandle("allocation");
   let open = true;
 
-  const withWritableAlias = async <T>(stream: Stream, task: (alias: Mapped) => Promise<T>): Promise<T> => {
+  const withAlias = async <T>(stream: Stream, length: number, task: (alias: Mapped) => Promise<T>): Promise<T> => {
     if (!open) throw closedError("the allocation");
     const [cuAlias, undo] = mapHandle(context, cuHandle, mappedBytes, "readWrite");
     const aliasGone = countHandle("writable-alias");
-    const alias: Mapped = { byteLength };
+    const alias: Mapped = { byteLength: length };
     setAddress(alias, cuAlias);
     try {
-      return await settled(stream, byteLength, () => task(alias));
+      return await settled(stream, length, () => task(alias));
     } finally {
       forgetAddress(alias);
       releaseAll(context, undo);
@@ -126,7 +131,16 @@ export function openAllocation(context: DeviceContext, byteLength: number, acces
       if (!open) throw closedError("the allocation");
       return readFacts(context, cuPointer);
     },
-    withWritableAlias,
+    withWritableAlias: (stream, task) => withAlias(stream, byteLength, task),
+    exportMemory: async (stream) => {
+      const slack = mappedBytes - byteLength;
+      if (slack > 0) {
+        context.driver.lint?.setExtent(cuPointer, mappedBytes);
+        await withAlias(stream, mappedBytes, async (alias) => stream.fill(alias, byteLength, 0, slack));
+      }
+      if (!open) throw closedError("the allocation");
+      return context.run((driver) => driver.memory.exportFd(cuHandle));
+    },
     close: () => {
       if (!open) return;
       open = false;

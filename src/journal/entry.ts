@@ -4,7 +4,7 @@
  * audit log, narration and metrics only read them. No pointer, key or path is ever part of an entry.
  */
 import type { ErrorCode } from "../errors.ts";
-import type { ServiceBody, Transport } from "./service-body.ts";
+import type { OrphanedExport, ServiceBody, Transport } from "./service-body.ts";
 
 /** Where something happened. */
 export interface DeviceRef {
@@ -102,6 +102,9 @@ export type DurableBody =
       /** What was wanted and is not resident, since an earlier process ended: the first ones, and how many. */
       readonly lost?: readonly { readonly shardId: string; readonly name: string; readonly digest: string }[];
       readonly lostTotal?: number;
+      /** Memory of an earlier process that another one may still hold, since it attached: the first ones, and how many. */
+      readonly orphans?: readonly OrphanedExport[];
+      readonly orphansTotal?: number;
       /** SHA-256 of the kernel's PTX, hex; absent on the emulated device, which has none. */
       readonly kernel?: string;
       /** `stopped`: since a verification failed in an earlier run. */

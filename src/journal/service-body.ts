@@ -11,7 +11,55 @@ export type AuthFailure = "no-token" | "bad-token" | "wrong-scope" | "wrong-peer
 /** How a caller reached the service. */
 export type Transport = "socket" | "tcp";
 
+/** `closed`: by the other process, or its end; `failed`: it was never handed over; `service_closed`, `service_gone`: the
+ * service ended first, and the other process may hold the memory still. */
+export type ExportEnd = "closed" | "failed" | "service_closed" | "service_gone";
+
+/** The process at the other end of an export, told from a later one of the same number by when it started. */
+export interface Peer {
+  readonly pid: number;
+  /** Clock ticks since the machine started, as /proc has it; 0 where that is not known. */
+  readonly startTicks: number;
+}
+
+/** Memory that was exported before this start, and whose peer is still there. */
+export interface OrphanedExport {
+  readonly exportId: string;
+  readonly shardId: string;
+  readonly name: string;
+  readonly deviceUuid: string;
+  /** Of the allocation. */
+  readonly byteLength: number;
+  readonly peer: Peer;
+}
+
 export type ServiceBody =
+  | {
+      /** Another process was handed the memory of a shard. */
+      readonly type: "shard_exported";
+      readonly device: DeviceRef;
+      readonly exportId: string;
+      readonly shardId: string;
+      readonly name: string;
+      readonly digest: string;
+      /** What it said it expects; absent if it expected nothing in particular. */
+      readonly expected?: string;
+      readonly leaseId: string;
+      readonly caller: string;
+      readonly peer: Peer;
+      /** Of the allocation. */
+      readonly byteLength: number;
+    }
+  | {
+      readonly type: "export_ended";
+      readonly device: DeviceRef;
+      readonly exportId: string;
+      readonly shardId: string;
+      readonly name: string;
+      readonly because: ExportEnd;
+      /** Whether the other process may still hold the memory. */
+      readonly held: boolean;
+    }
   | {
       readonly type: "lease_granted";
       readonly device: DeviceRef;

@@ -90,7 +90,8 @@ const ARGUMENTS: { readonly [K in Method]: z.ZodType<CallArguments[K]> } = {
       source: pathSource.exactOptional(),
     }),
   ]),
-  free: z.tuple([id]),
+  exportMemory: z.tuple([id]),
+  free: z.tuple([id, z.union([text, z.undefined()])]),
   close: z.tuple([]),
 };
 
@@ -166,6 +167,7 @@ const RESULTS: { readonly [K in Method]: z.ZodType<CallResult<K>> } = {
       blockCount: count,
     }),
   ]),
+  exportMemory: z.strictObject({ descriptor: count, byteLength: positive }),
   free: z.discriminatedUnion("zeroed", [
     z.strictObject({ zeroed: z.literal(true) }),
     z.strictObject({ zeroed: z.literal(false), reason: text }),

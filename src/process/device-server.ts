@@ -42,7 +42,8 @@ const DISPATCH: {
   facts: (device, [allocationId]) => device.facts(allocationId),
   measure: (device, [allocationId, salt]) => device.measure(allocationId, salt),
   locate: (device, [request]) => device.locate(request),
-  free: (device, [allocationId]) => device.free(allocationId),
+  exportMemory: (device, [allocationId]) => device.exportMemory(allocationId),
+  free: (device, [allocationId, heldBy]) => device.free(allocationId, heldBy),
   close: (_device, _args, { close }) => close(),
 };
 

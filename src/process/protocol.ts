@@ -42,7 +42,8 @@ export interface CallArguments {
   facts: readonly [allocationId: number];
   measure: readonly [allocationId: number, salt: Uint8Array | undefined];
   locate: readonly [request: WireLocateRequest];
-  free: readonly [allocationId: number];
+  exportMemory: readonly [allocationId: number];
+  free: readonly [allocationId: number, heldBy: string | undefined];
   close: readonly [];
 }
 

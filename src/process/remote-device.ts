@@ -191,13 +191,17 @@ class OpenRemoteDevice implements RemoteDevice {
     return this.#enter(() => this.#measuring.run(task));
   }
 
-  async free(allocationId: AllocationId): Promise<FreeResult> {
+  exportMemory(allocationId: AllocationId) {
+    return this.#enter(() => this.#call("exportMemory", [this.#allocation(allocationId).remoteId]));
+  }
+
+  async free(allocationId: AllocationId, heldBy?: string): Promise<FreeResult> {
     const allocation = this.#allocations.get(allocationId);
     if (allocation === undefined) return { zeroed: false, reason: "it was freed before" };
     this.#allocations.delete(allocationId);
     const { remoteId, byteLength } = allocation;
     try {
-      return await this.#call("free", [remoteId], { byteLength, blocking: true });
+      return await this.#call("free", [remoteId, heldBy], { byteLength, blocking: true });
     } catch (thrown) {
       return { zeroed: false, reason: toVramError(thrown).message };
     }

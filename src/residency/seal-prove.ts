@@ -128,6 +128,7 @@ export function seal(system: System, worker: Worker, request: SealRequest, sourc
     lastMeasured: made.measured.begun,
     leases: 0,
     exports: 0,
+    exportsTotal: 0,
   };
 }
 

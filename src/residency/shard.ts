@@ -36,8 +36,10 @@ export interface ShardRecord {
   readonly sealedAt: string;
   readonly lastVerifiedAt: string;
   readonly leases: number;
-  /** How many times other processes were handed the memory. */
+  /** Other processes that hold the memory now, as far as we know: those that are still connected. */
   readonly exports: number;
+  /** How often it was handed to another process since it was sealed: any of them may have mapped it writable. */
+  readonly exportsTotal: number;
   /** The record as JSON. */
   toString(): string;
 }
@@ -67,6 +69,7 @@ export interface Shard {
   lastMeasured: LastMeasured;
   leases: number;
   exports: number;
+  exportsTotal: number;
 }
 
 const rfc3339 = (wallMs: number): string => new Date(wallMs).toISOString();
@@ -93,6 +96,7 @@ export function recordOf(shard: Shard): ShardRecord {
     lastVerifiedAt: rfc3339(shard.lastMeasured.wallMs),
     leases: shard.leases,
     exports: shard.exports,
+    exportsTotal: shard.exportsTotal,
   };
   Object.defineProperty(record, "toString", { value: () => JSON.stringify(record), enumerable: false });
   return Object.freeze(record);

@@ -29,7 +29,8 @@ export const shardRecord = z
     sealedAt: z.string(),
     lastVerifiedAt: z.string(),
     leases: count,
-    exports: count,
+    exports: count.meta({ description: "processes that are attached now" }),
+    exportsTotal: count.meta({ description: "how often its memory was handed to another process" }),
   })
   .meta({ id: "ShardRecord" });
 

@@ -18,7 +18,7 @@ export const record = (name: string): replies.ShardRecordReply => ({
   ...{ shardId: "shard-aaaaaaaaaaaaaaaaaaaaaaaaaa", name, state: "sealed", sealed: true, backend: "emulated" },
   ...{ device: DEVICE, byteLength: 4096, digestAlgorithm: "fsverity-sha256-4096", digest: HEX },
   ...{ comparedWith: "witnessed", shardIndex: 0, totalShards: 1, sealedAt: TIME, lastVerifiedAt: TIME },
-  ...{ leases: 0, exports: 0 },
+  ...{ leases: 0, exports: 0, exportsTotal: 0 },
 });
 
 const verification = (name: string): replies.Verification => ({

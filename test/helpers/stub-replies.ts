@@ -39,6 +39,7 @@ export const record = (more: Partial<ShardRecordReply> = {}): ShardRecordReply =
   lastVerifiedAt: before(12_000),
   leases: 2,
   exports: 0,
+  exportsTotal: 0,
   ...more,
 });
 

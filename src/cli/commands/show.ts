@@ -28,7 +28,7 @@ function printRecord(host: Host, record: ShardRecordReply): void {
     sealed: timeAndAge(record.sealedAt),
     verified: timeAndAge(record.lastVerifiedAt),
     leases: String(record.leases),
-    exports: String(record.exports),
+    exports: `${record.exports} now, ${record.exportsTotal} since it was sealed`,
   });
 }
 
