@@ -1,5 +1,6 @@
-/** `npm run bench -- digest|seal|verify|audit|service [--mib 1024] [--runs 5] [--json FILE]`. Needs a build. */
+/** `npm run bench -- digest|seal|verify|audit|service|attach [--mib 1024] [--runs 5] [--json FILE]`. Needs a build. */
 import { parseArgs } from "node:util";
+import { benchAttach } from "./attach.mjs";
 import { benchAudit } from "./audit.mjs";
 import { benchDigest } from "./digest.mjs";
 import { benchSeal } from "./seal.mjs";
@@ -19,7 +20,10 @@ if (what === "digest") await benchDigest(options);
 else if (what === "seal" || what === "verify") await benchSeal(options);
 else if (what === "audit") await benchAudit(options);
 else if (what === "service") await benchService(options);
+else if (what === "attach") await benchAttach(options);
 else {
-  console.error("usage: npm run bench -- digest|seal|verify|audit|service [--mib 1024] [--runs 5] [--json FILE]");
+  console.error(
+    "usage: npm run bench -- digest|seal|verify|audit|service|attach [--mib 1024] [--runs 5] [--json FILE]",
+  );
   process.exitCode = 2;
 }

@@ -2,49 +2,17 @@
  * `npm run bench -- service`: how many requests a service answers on its socket, how long they take while it seals, and
  * what a seal costs through it. On the EMULATED device: the service, its device and this load generator share the cores.
  */
-import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import http from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { openClient } from "../dist/client.js";
 import { openTestVram } from "../dist/testing.js";
 import { alternate, environment, median, randomFile, report, round, timeProcess } from "./measure.mjs";
+import { BIN, startService } from "./serve.mjs";
 
-const BIN = fileURLToPath(new URL("../dist/cli/bin.js", import.meta.url));
 const CONNECTIONS = 16;
 const SECONDS = 4;
-
-/** Starts `vram serve` and waits until it can be reached. */
-async function startService(folder, capacityBytes) {
-  const runtime = join(folder, "run");
-  mkdirSync(runtime, { mode: 0o700 });
-  const env = { ...process.env, XDG_RUNTIME_DIR: runtime, XDG_STATE_HOME: join(folder, "state"), HOME: folder };
-  const args = [
-    BIN,
-    "serve",
-    "--json",
-    "--quiet",
-    "--backend",
-    "emulated",
-    "--set",
-    `emulated.bytes=${capacityBytes}B`,
-  ];
-  const child = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "inherit"] });
-  const ended = new Promise((resolve) => child.once("exit", resolve));
-  const said = await new Promise((resolve, reject) => {
-    child.stdout.once("data", (bytes) => resolve(JSON.parse(bytes.toString())));
-    ended.then((code) => reject(new Error(`the service ended with ${code}`)));
-  });
-  return {
-    socket: said.socket,
-    stop: async () => {
-      child.kill("SIGTERM");
-      await ended;
-    },
-  };
-}
 
 /** One request on a kept connection; resolves to its status. */
 function ask(agent, socketPath, method, path, body) {

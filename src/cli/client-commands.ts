@@ -103,12 +103,13 @@ function addUsing(add: Add): void {
       "Run a command under a lease: verified before it starts, told to end when the lease is lost.",
       [
         "vram lease model.safetensors -- my-engine --port 8000",
-        "vram lease --max-age 0 --duration 5min model.safetensors -- my-engine",
+        "vram lease --verify --duration 5min model.safetensors -- my-engine",
       ],
       async (...args) => (await import("./commands/lease.ts")).runLease(...args),
     )
       .argument("<name>", "name or id")
       .argument("[command...]", "the command and its arguments, behind --")
+      .addOption(new Option("--verify", "measure now, before the command starts: --max-age 0").conflicts("maxAge"))
       .option("--max-age <duration>", "settle for a measurement no older than this, in ms or as 5min; 0 = measure now")
       .option("--duration <duration>", "how long it lasts without being renewed, in ms or as 5min")
       .option("--holder <text>", "what the record calls the holder; default the command")

@@ -1,6 +1,9 @@
-/** A lease as data: what it is granted for, and what anybody may see of it. */
+/** A lease as data: what it is granted for, what is held of it, and what anybody may see of it. */
+import type { Clock } from "../clock.ts";
 import type { Backend } from "../cuda/driver.ts";
 import type { DeviceRef } from "../journal/entry.ts";
+import type { LeaseRevocation } from "../journal/service-body.ts";
+import type { Shard } from "../residency/shard.ts";
 
 /** What a lease is granted for. */
 export interface LeaseTerms {
@@ -26,4 +29,36 @@ export interface Lease {
   readonly expiresAt: string;
   readonly remainingMs: number;
   readonly durationMs: number;
+}
+
+/** How a lease ends. */
+export type LeaseEnd = LeaseRevocation | "released" | "expired";
+
+/** A lease in the book of leases. */
+export interface Held {
+  readonly leaseId: string;
+  readonly shard: Shard;
+  readonly terms: LeaseTerms;
+  readonly grantedAtMs: number;
+  durationMs: number;
+  /** By the monotonic clock. */
+  endsAtMs: number;
+  /** Told once, when it ends. */
+  readonly listeners: Set<(because: LeaseEnd) => void>;
+}
+
+/** What is shown of a lease now. */
+export function leaseOf(held: Held, clock: Clock): Lease {
+  const { leaseId, shard, terms, grantedAtMs, durationMs, endsAtMs } = held;
+  const { shardId, name, digest, backend } = shard.seal;
+  const remainingMs = Math.max(0, endsAtMs - clock.monotonicMs());
+  return {
+    ...{ leaseId, shardId, name, digest, backend },
+    device: { ordinal: shard.device.ordinal, uuid: shard.device.uuid },
+    holder: terms.holder,
+    grantedAt: new Date(grantedAtMs).toISOString(),
+    expiresAt: new Date(clock.wallMs() + remainingMs).toISOString(),
+    remainingMs,
+    durationMs,
+  };
 }

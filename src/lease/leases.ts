@@ -14,17 +14,7 @@ import { LIMITS } from "../limits.ts";
 import type { Shard } from "../residency/shard.ts";
 import { requireRunning, type System } from "../residency/worker.ts";
 import { createId } from "../seal/names.ts";
-import type { Lease, LeaseTerms } from "./lease.ts";
-
-interface Held {
-  readonly leaseId: string;
-  readonly shard: Shard;
-  readonly terms: LeaseTerms;
-  readonly grantedAtMs: number;
-  durationMs: number;
-  /** By the monotonic clock. */
-  endsAtMs: number;
-}
+import { type Held, type Lease, type LeaseEnd, type LeaseTerms, leaseOf } from "./lease.ts";
 
 export interface Leases {
   /** Grants a lease on a shard that was just verified. Not granted unless it is on record. */
@@ -37,6 +27,8 @@ export interface Leases {
   /** Who it was granted to, as the service knows him. */
   callerOf(leaseId: string): string;
   all(): readonly Lease[];
+  /** Calls `listener` when the lease ends, until the function returned is called. `LEASE_NOT_FOUND` if it has ended. */
+  watch(leaseId: string, listener: (because: LeaseEnd) => void): () => void;
   /** Grants nothing on these any more, until the function returned is called. `SHARD_BUSY` if one of them is leased. */
   bar(shards: readonly Shard[]): () => void;
   /** Ends what `applies` to, at once; resolves when that is on record. */
@@ -83,19 +75,7 @@ class OpenLeases implements Leases {
   }
 
   #show(held: Held): Lease {
-    const { leaseId, shard, terms, grantedAtMs, durationMs, endsAtMs } = held;
-    const { shardId, name, digest, backend } = shard.seal;
-    const { clock } = this.#system;
-    const remainingMs = Math.max(0, endsAtMs - clock.monotonicMs());
-    return {
-      ...{ leaseId, shardId, name, digest, backend },
-      device: { ordinal: shard.device.ordinal, uuid: shard.device.uuid },
-      holder: terms.holder,
-      grantedAt: new Date(grantedAtMs).toISOString(),
-      expiresAt: new Date(clock.wallMs() + remainingMs).toISOString(),
-      remainingMs,
-      durationMs,
-    };
+    return leaseOf(held, this.#system.clock);
   }
 
   #require(leaseId: string): Held {
@@ -118,7 +98,15 @@ class OpenLeases implements Leases {
     }
     const grantedAtMs = clock.wallMs();
     const { durationMs } = terms;
-    const held: Held = { leaseId: createId("lease"), shard, terms, grantedAtMs, durationMs, endsAtMs: 0 };
+    const held: Held = {
+      leaseId: createId("lease"),
+      shard,
+      terms,
+      grantedAtMs,
+      durationMs,
+      endsAtMs: 0,
+      listeners: new Set(),
+    };
     // From here on the shard is not evicted. Whatever ends its reliability meanwhile is seen below.
     shard.leases += 1;
     this.#granting += 1;
@@ -175,7 +163,7 @@ class OpenLeases implements Leases {
   async release(leaseId: string): Promise<Lease> {
     const held = this.#require(leaseId);
     const released = this.#show(held);
-    this.#remove(held);
+    this.#remove(held, "released");
     await this.#tell({ type: "lease_released", ...refOf(held) });
     return released;
   }
@@ -190,6 +178,12 @@ class OpenLeases implements Leases {
 
   callerOf(leaseId: string): string {
     return this.#require(leaseId).terms.caller;
+  }
+
+  watch(leaseId: string, listener: (because: LeaseEnd) => void): () => void {
+    const { listeners } = this.#require(leaseId);
+    listeners.add(listener);
+    return () => listeners.delete(listener);
   }
 
   all(): readonly Lease[] {
@@ -214,7 +208,7 @@ class OpenLeases implements Leases {
 
   async revoke(applies: (shard: Shard) => boolean, because: LeaseRevocation): Promise<void> {
     const revoked = [...this.#held.values()].filter(({ shard }) => applies(shard));
-    for (const held of revoked) this.#remove(held);
+    for (const held of revoked) this.#remove(held, because);
     await Promise.all(revoked.map((held) => this.#tell({ type: "lease_revoked", ...refOf(held), because })));
   }
 
@@ -241,9 +235,10 @@ class OpenLeases implements Leases {
     return this.#system.journal.appendAnyway(entry);
   }
 
-  #remove(held: Held): void {
+  #remove(held: Held, because: LeaseEnd): void {
     this.#held.delete(held.leaseId);
     held.shard.leases -= 1;
+    for (const listener of held.listeners) listener(because);
     this.#wake();
   }
 
@@ -257,7 +252,7 @@ class OpenLeases implements Leases {
     const nowMs = this.#system.clock.monotonicMs();
     for (const held of [...this.#held.values()]) {
       if (held.endsAtMs > nowMs) continue;
-      this.#remove(held);
+      this.#remove(held, "expired");
       void this.#tell({ type: "lease_expired", ...refOf(held) });
     }
   }

@@ -16,6 +16,12 @@ export interface EvictResult {
   readonly reason?: string;
 }
 
+/** Memory that another process may be reading is not zeroed under it (design §7). */
+function heldBy({ exports }: Shard): { heldBy?: string } {
+  if (exports === 0) return {};
+  return { heldBy: `${exports === 1 ? "another process" : `${exports} other processes`} may still map it` };
+}
+
 /**
  * Takes the shard off the list, then zeroes and frees its memory. `SHARD_BUSY` while it is leased, unless all are closed
  * or there is nothing left to rely on.
@@ -35,7 +41,8 @@ export function evict(
     system.registry.remove(shard);
     shard.state = "evicted";
     const { allocationId, charge } = shard;
-    const freed = await freeAllocation(system, worker, { name, shardId, allocationId, byteLength, charge }, because);
+    const what = { name, shardId, allocationId, byteLength, charge, ...heldBy(shard) };
+    const freed = await freeAllocation(system, worker, what, because);
     return { record: recordOf(shard), ...freed };
   });
 }

@@ -10,6 +10,8 @@ export interface Freeable {
   readonly allocationId: AllocationId;
   readonly byteLength: number;
   readonly charge: Reservation;
+  /** Who else may be reading it, in words: then it is not zeroed. */
+  readonly heldBy?: string;
 }
 
 /** Frees; never throws. Holds the worker's account, so that the driver's figures before and after belong to this. */
@@ -26,7 +28,7 @@ export async function freeAllocation(
     );
   const result = await worker.accounts.run(async () => {
     const before = await driverFree();
-    const freed = await worker.device.free(what.allocationId);
+    const freed = await worker.device.free(what.allocationId, what.heldBy);
     const after = await driverFree();
     what.charge.release();
     if (before !== undefined && after !== undefined) worker.ledger.noteFreed(what.byteLength, before, after);

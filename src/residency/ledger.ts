@@ -60,17 +60,24 @@ export function outOfVram(needed: number, capacity: Capacity, tenants: readonly 
   );
 }
 
-/** A new account. */
-export function createLedger(bytesTotal: number, granuleBytes: number, bytesHeadroom: number): Ledger {
+/** A new account. `bytesHeld`: of what an earlier process allocated, and others may still hold. */
+export function createLedger(
+  bytesTotal: number,
+  granuleBytes: number,
+  bytesHeadroom: number,
+  bytesHeld: number = 0,
+): Ledger {
   let used = 0;
   let reserved = 0;
-  let unreclaimed = 0;
+  let unreclaimed = bytesHeld;
   let lastFree: number | undefined;
 
   const capacity = (driverBytesFree: number): Capacity => {
     // What the driver gives back without a free of ours is memory somebody else held on to until now.
     if (lastFree !== undefined) unreclaimed = Math.max(0, unreclaimed - Math.max(0, driverBytesFree - lastFree));
     lastFree = driverBytesFree;
+    // What the driver has free, or we have, nobody else holds.
+    unreclaimed = Math.min(unreclaimed, Math.max(0, bytesTotal - driverBytesFree - used));
     const promisable = driverBytesFree - bytesHeadroom - reserved;
     return {
       bytesTotal,

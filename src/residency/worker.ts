@@ -68,8 +68,13 @@ export interface Worker {
   lost: boolean;
 }
 
-/** Checks the device against the policy, binds keys and account to it. A violation is journalled and thrown. */
-export async function openWorker(system: System, device: Device, headroomBytes?: number): Promise<Worker> {
+/** Checks the device against the policy, binds keys and account to it; `bytesHeld` of it others may hold, since before. A violation is journalled and thrown. */
+export async function openWorker(
+  system: System,
+  device: Device,
+  headroomBytes?: number,
+  bytesHeld?: number,
+): Promise<Worker> {
   const { ordinal, uuid, bytesTotal, granuleBytes, backend } = device.info;
   const ref: DeviceRef = Object.freeze({ ordinal, uuid });
   const broken = checkDevice(system.policy, device.info.facts);
@@ -84,7 +89,12 @@ export async function openWorker(system: System, device: Device, headroomBytes?:
     device,
     ref,
     keys: deriveWorkerKeys(system.state.rootKey, backend, uuid),
-    ledger: createLedger(bytesTotal, granuleBytes, headroomBytes ?? defaultHeadroom(bytesTotal, granuleBytes)),
+    ledger: createLedger(
+      bytesTotal,
+      granuleBytes,
+      headroomBytes ?? defaultHeadroom(bytesTotal, granuleBytes),
+      bytesHeld,
+    ),
     accounts: new Mutex(),
     stopped,
     stoppedAgain: undefined,

@@ -12,8 +12,10 @@ import { parseSeal } from "../seal/encoding.ts";
 import { cleanName, requireName } from "../seal/names.ts";
 import { nodeFileSystem } from "../source/file.ts";
 import { expandSource } from "../source/sets.ts";
+import { attach } from "./attach/attaching.ts";
 import { evictNamed } from "./evicting.ts";
 import { given } from "./given.ts";
+import { durationOf, requireHolder } from "./holding.ts";
 import type { Operations } from "./operations.ts";
 import { isOfRow, missingOf, type Parts, shardOf, shardsOf } from "./parts.ts";
 import type { Listing } from "./replies.ts";
@@ -150,7 +152,10 @@ const residencyCalls = (parts: Parts): Pick<Calls, "plan" | "seal" | "operation"
 });
 
 /** What comes to relying on what is resident. */
-const relianceCalls = (parts: Parts): Pick<Calls, "verify" | "grant" | "lease" | "leases" | "renew" | "release"> => ({
+const relianceCalls = (
+  parts: Parts,
+): Pick<Calls, "verify" | "grant" | "lease" | "leases" | "renew" | "release" | "attach"> => ({
+  attach: (request, caller, peer, signal) => attach(parts, request, caller, peer, signal),
   verify: async (idOrName, { maxAgeMs = parts.values["verify.maxAgeMs"], salt, seal }, signal) => {
     const presented = seal === undefined ? {} : { seal: parseSeal(seal) };
     const { shardId } = shardOf(parts, idOrName).seal;
@@ -175,23 +180,6 @@ const relianceCalls = (parts: Parts): Pick<Calls, "verify" | "grant" | "lease" |
     return parts.vram.release(leaseId);
   },
 });
-
-/** Ids of leases are on the feed: knowing one is not holding it. */
-function requireHolder({ open }: Parts, leaseId: string, caller: Caller): void {
-  if (caller.scope === "operate" || open.leases.callerOf(leaseId) === caller.name) return;
-  throw new VramError("FORBIDDEN", `the lease ${leaseId} is another's`, {
-    fix: "whoever was granted a lease renews and releases it, or who may do everything",
-  });
-}
-
-function durationOf({ values }: Parts, asked: number | undefined): number {
-  const durationMs = asked ?? Math.min(values["lease.defaultMs"], values["lease.maxMs"]);
-  if (durationMs <= values["lease.maxMs"]) return durationMs;
-  throw new VramError("INVALID_ARGUMENT", `durationMs: a lease lasts ${values["lease.maxMs"]} ms at most`, {
-    fix: "renew it before it ends",
-    details: { argument: "durationMs", limit: values["lease.maxMs"] },
-  });
-}
 
 /** The calls of a service. */
 export function createCalls(parts: Parts): Calls {

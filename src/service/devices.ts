@@ -25,6 +25,8 @@ export interface DevicesOptions {
   readonly clock: Clock;
   readonly devices: readonly ServedDevice[];
   readonly headroomBytes: number | undefined;
+  /** Bytes of a device that other processes may hold, of what an earlier worker had. */
+  readonly heldOn: (uuid: string) => number;
   /** A device was opened again, or its worker resumed: what is wanted there may be sealed. */
   readonly onUsable: (uuid: string) => void;
 }
@@ -69,10 +71,10 @@ class OpenDevices implements KeptDevices {
 
   /** Opens every device; what was opened stays so if one cannot be. */
   async open(): Promise<void> {
-    const { system, devices, headroomBytes, clock } = this.#options;
+    const { system, devices, headroomBytes, heldOn, clock } = this.#options;
     for (const [index, { open, ...ref }] of devices.entries()) {
       const bind = async (device: RemoteDevice): Promise<void> => {
-        this.workers[index] = await openWorker(system, device, headroomBytes);
+        this.workers[index] = await openWorker(system, device, headroomBytes, heldOn(ref.uuid));
       };
       const onChange = (change: DeviceChange): void => this.#onChange(index, ref, change);
       this.#supervisors.push(await superviseDevice({ open, bind, onChange, clock }));

@@ -5,6 +5,7 @@
  */
 import { configDigest } from "../config/config.ts";
 import { VramError } from "../errors.ts";
+import { createExports } from "../exports/exports.ts";
 import type { Journal } from "../journal/journal.ts";
 import { onNobodysBehalf } from "../journal/scope.ts";
 import type { Leases } from "../lease/leases.ts";
@@ -17,6 +18,7 @@ import { createCalls } from "./calls.ts";
 import { keepDevices } from "./devices.ts";
 import { type Ground, type ServiceOptions, withGround } from "./ground.ts";
 import { createKeeper } from "./keeper.ts";
+import { findOrphans, type Orphans } from "./orphans.ts";
 import type { Parts } from "./parts.ts";
 import { requireOnRecord } from "./requirements.ts";
 import { sealAgain } from "./sealing.ts";
@@ -51,8 +53,11 @@ async function compose(ground: Ground): Promise<OpenService> {
   const { backend } = found.decision;
   const maxLeases = values["limits.leases"];
   const { system, leases } = createSystem(options, { clock, journal, state, instanceId, backend, maxLeases });
+  const orphans = await findOrphans(ground.logFolder);
+  const exports = createExports(system, orphans.held);
   const devices = await keepDevices({
     ...{ system, clock, devices: found.devices, headroomBytes: options.headroomBytes },
+    heldOn: exports.heldOn.bind(exports),
     onUsable: (uuid) => keeper.restore(uuid),
   });
   undo.defer("devices", () => devices.close());
@@ -73,11 +78,11 @@ async function compose(ground: Ground): Promise<OpenService> {
     requireOnRecord: (row) => requireOnRecord(ground.logFolder, row),
     sealAgain: (row, signal) => sealAgain(vram, row, signal),
   });
-  await recordServiceStart(ground, open);
+  await recordServiceStart(ground, open, orphans);
   const requireAccepting = (): void => {
     if (view.phase === "stopping") throw new VramError("SERVICE_STOPPING", "the service is about to end");
   };
-  const parts: Parts = { vram, open, devices, keeper, wanted, operations, values, requireAccepting };
+  const parts: Parts = { vram, open, exports, devices, keeper, wanted, operations, values, requireAccepting };
   return openServiceOf(ground, parts, leases, view);
 }
 
@@ -104,7 +109,11 @@ function openServiceOf(ground: Ground, parts: Parts, leases: Leases, view: Servi
       await leases.close();
       await keeper.close();
     },
-    close: () => onNobodysBehalf(() => vram.close()),
+    close: () =>
+      onNobodysBehalf(async () => {
+        await parts.exports.close();
+        await vram.close();
+      }),
     abandon: async () => {
       view.isAbandoned = true;
       await recordAbandoned(open.system);
@@ -116,12 +125,19 @@ function openServiceOf(ground: Ground, parts: Parts, leases: Leases, view: Servi
 }
 
 /** Puts the start on record, with what was resident before it and is not any more. */
-async function recordServiceStart({ values, wanted, found }: Ground, { system, workers }: OpenCore): Promise<void> {
+async function recordServiceStart(
+  { values, wanted, found, journal }: Ground,
+  { system, workers }: OpenCore,
+  orphans: Orphans,
+): Promise<void> {
+  await orphans.record(journal);
+  const held = orphans.held();
   const lost = wanted.rows().flatMap(sealsOf);
   await recordStart(system, workers, await kernelImageOf(found.decision.backend), {
     configDigest: configDigest(values),
     lost: lost.slice(0, LIMITS.entryRanges).map(({ shardId, name, digest }) => ({ shardId, name, digest })),
     lostTotal: lost.length,
+    ...(held.length === 0 ? {} : { orphans: held.slice(0, LIMITS.entryRanges), orphansTotal: held.length }),
   });
 }
 

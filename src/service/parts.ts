@@ -2,6 +2,7 @@
 import type { Vram } from "../api.ts";
 import type { ConfigValues } from "../config/table.ts";
 import { VramError } from "../errors.ts";
+import type { Exports } from "../exports/exports.ts";
 import type { OpenCore } from "../open.ts";
 import type { Shard } from "../residency/shard.ts";
 import type { KeptDevices } from "./devices.ts";
@@ -15,6 +16,7 @@ import { nameOf, sealsOf, type WantedRow } from "./wanted-rows.ts";
 export interface Parts {
   readonly vram: Vram;
   readonly open: OpenCore;
+  readonly exports: Exports;
   readonly devices: KeptDevices;
   readonly keeper: Keeper;
   readonly wanted: WantedSet;

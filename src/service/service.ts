@@ -3,7 +3,9 @@
  * handed out is plain data. `open-service.ts` makes one.
  */
 import type { Entry } from "../journal/entry.ts";
-import type { Transport } from "../journal/service-body.ts";
+import type { Peer, Transport } from "../journal/service-body.ts";
+import type { Attached } from "./attach/attaching.ts";
+import type { AttachRequest } from "./attach/protocol.ts";
 import type {
   DeviceState,
   Eviction,
@@ -73,6 +75,8 @@ export interface Service {
   /** Only who was granted a lease, or may do everything, renews or releases it. */
   renew(leaseId: string, request: RenewRequest, caller: Caller, signal: AbortSignal): Promise<RenewedLease>;
   release(leaseId: string, caller: Caller): Promise<LeaseReply>;
+  /** Hands the memory of a shard to the process at the other end of a connection. */
+  attach(request: AttachRequest, caller: Caller, peer: Peer, signal: AbortSignal): Promise<Attached>;
   evict(idOrName: string, options: { readonly revoke: boolean }): Promise<Eviction>;
   resume(request: ResumeRequest): Promise<readonly DeviceState[]>;
   devices(): Promise<readonly DeviceState[]>;

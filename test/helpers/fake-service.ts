@@ -147,6 +147,7 @@ function answers(fake: Pick<FakeService, "ready_">): Omit<Service, "instanceId" 
       throw new VramError("OPERATION_NOT_FOUND", `there is no operation ${operationId}`);
     },
     cancel: async () => operation("succeeded"),
+    attach: () => Promise.reject(new VramError("SHARD_NOT_FOUND", "this service has no memory to hand out")),
     list: listing,
     show: (idOrName) => ({ shards: [record(requireKnown(idOrName))], missing: [] }),
     verify: async (idOrName) => verification(requireKnown(idOrName)),

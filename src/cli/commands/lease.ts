@@ -15,6 +15,7 @@ import { type Child, type ChildEnd, passSignals, startChild, statusOf, unstartab
 import { type Kept, keepLease } from "./lease-keep.ts";
 
 export interface LeaseOptions extends ServiceOptions {
+  readonly verify?: true;
   readonly maxAge?: string;
   readonly duration?: string;
   readonly holder?: string;
@@ -148,7 +149,8 @@ export async function runLease(
       details: { argument: "command" },
     });
   }
-  const { maxAge, duration, holder } = options;
+  const { duration, holder } = options;
+  const maxAge = options.verify === true ? "0" : options.maxAge;
   const durationMs = duration === undefined ? undefined : parseMs(duration, "--duration");
   const request = {
     shard: name,

@@ -95,16 +95,21 @@ export interface MessageReader {
 
 const broken = (what: string): VramError => new VramError("REQUEST_REFUSED", what, { details: { status: 400 } });
 
-function parse(bytes: Uint8Array): unknown {
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+function decode(bytes: Uint8Array, parse: (text: string) => unknown): unknown {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch {
-    throw broken("a message on the attach socket is no JSON");
+    return parse(decoder.decode(bytes));
+  } catch (thrown) {
+    throw thrown instanceof VramError ? thrown : broken("a message on the attach socket is no JSON");
   }
 }
 
-/** A reader of messages of at most `maxBytes` of JSON. */
-export function createMessageReader(maxBytes: number): MessageReader {
+/** A reader of messages of at most `maxBytes` of JSON, which `parse` reads. */
+export function createMessageReader(
+  maxBytes: number,
+  parse: (text: string) => unknown = (text) => JSON.parse(text),
+): MessageReader {
   let pieces: Buffer[] = [];
   let held = 0;
   /** The first bytes in one piece; pieces are joined once for each message, not for each piece that comes. */
@@ -126,7 +131,7 @@ export function createMessageReader(maxBytes: number): MessageReader {
         const end = LENGTH_BYTES + byteLength;
         if (held < end) break;
         const all = joined(held);
-        messages.push(parse(all.subarray(LENGTH_BYTES, end)));
+        messages.push(decode(all.subarray(LENGTH_BYTES, end), parse));
         pieces = [all.subarray(end)];
         held -= end;
       }

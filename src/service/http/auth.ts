@@ -14,6 +14,8 @@ import { authRefusal } from "./problem.ts";
 /** Who is at the other end of a connected Unix socket, as the kernel saw it then. */
 export interface Peer {
   readonly uid: number;
+  /** 0, or absent, for a process that has no number here. */
+  readonly pid?: number;
 }
 
 export type PeerOf = (fd: number) => Peer;

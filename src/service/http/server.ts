@@ -13,6 +13,8 @@ import { type ReleaseFailureReporter, UndoStack } from "../../dispose.ts";
 import { systemReason, VramError } from "../../errors.ts";
 import { LIMITS } from "../../limits.ts";
 import { VERSION } from "../../version.ts";
+import { ATTACH_SUFFIX } from "../attach/protocol.ts";
+import { type AttachServer, openAttachServer } from "../attach/server.ts";
 import type { Service } from "../service.ts";
 import type { TokenStore } from "../tokens.ts";
 import type { Site } from "./app.ts";
@@ -194,11 +196,16 @@ export async function openServer(options: ServerOptions): Promise<HttpServer> {
     await prepareSocket(values.socket, owner);
     await open("socket", { path: values.socket }, "socket");
     await openSocket(values.socket, owner);
+    const attaching = await openAttachServer({
+      ...{ service: options.service, path: values.socket + ATTACH_SUFFIX, peerOf: options.peerOf, report },
+      ...{ uid, groupId, queue: site.queue, stallMs: site.timing.stallMs },
+    });
+    undo.defer("the attach socket", () => attaching.close());
     const listen = await openTcp("listen", "tcp");
     const metrics = await openTcp("metricsListen", "metrics");
     undo.disarm();
     state.open = true;
-    return runningServer({ socket: values.socket, listen, metrics }, opened, state);
+    return runningServer({ socket: values.socket, listen, metrics }, opened, attaching, state);
   } catch (error) {
     await undo.unwind();
     throw error;
@@ -208,11 +215,13 @@ export async function openServer(options: ServerOptions): Promise<HttpServer> {
 function runningServer(
   { socket, listen, metrics }: { socket: string; listen: Address | undefined; metrics: Address | undefined },
   opened: readonly Opened[],
+  attaching: AttachServer,
   state: State,
 ): HttpServer {
   const stopAccepting = (): void => {
     state.draining = true;
     state.closing = true;
+    attaching.drain();
     state.ended.abort();
     for (const { server, connections } of opened) {
       server.close();
@@ -228,11 +237,12 @@ function runningServer(
     },
     drain: () => {
       state.draining = true;
+      attaching.drain();
     },
     stopAccepting,
     close: async (waitMs = CLOSE_MS) => {
       stopAccepting();
-      closing ??= Promise.all(opened.map((running) => closeServer(running, waitMs)));
+      closing ??= Promise.all([attaching.close(), ...opened.map((running) => closeServer(running, waitMs))]);
       await closing;
     },
   };

@@ -78,8 +78,14 @@ function isAnswered(path: string): Promise<boolean> {
   });
 }
 
+/** `sun_path` (unix(7)) without its NUL. The kernel never sees what is behind it, and Node does not say so. */
+const PATH_BYTES_MAX = 107;
+
 /** Makes the place of a socket free. `STATE_BUSY` if a service answers there, `STATE_INVALID` if it is something else. */
 export async function prepareSocket(path: string, owner: SocketOwner): Promise<void> {
+  if (Buffer.byteLength(path) > PATH_BYTES_MAX) {
+    throw invalid(path, `the path of a socket has at most ${PATH_BYTES_MAX} bytes`);
+  }
   await requireFolder(dirname(path), owner);
   const stats = await promises.lstat(path).catch((cause: unknown) => {
     if (isSystemError(cause, "ENOENT")) return undefined;
