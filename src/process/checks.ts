@@ -17,6 +17,7 @@ import type {
   Reply,
   Request,
   WireError,
+  WireResult,
   WireSource,
 } from "./protocol.ts";
 
@@ -91,7 +92,7 @@ const ARGUMENTS: { readonly [K in Method]: z.ZodType<CallArguments[K]> } = {
     }),
   ]),
   exportMemory: z.tuple([id]),
-  free: z.tuple([id, z.union([text, z.undefined()])]),
+  free: z.tuple([id, text.optional()]),
   close: z.tuple([]),
 };
 
@@ -142,7 +143,7 @@ const damagedBlock = z.strictObject({
 });
 
 /** What each method answers. */
-const RESULTS: { readonly [K in Method]: z.ZodType<CallResult<K>> } = {
+const RESULTS: { readonly [K in Method]: z.ZodType<WireResult<K>> } = {
   memory: z.strictObject({ bytesTotal: count, bytesFree: count }),
   health,
   openSource: z.strictObject({
@@ -167,7 +168,7 @@ const RESULTS: { readonly [K in Method]: z.ZodType<CallResult<K>> } = {
       blockCount: count,
     }),
   ]),
-  exportMemory: z.strictObject({ descriptor: count, byteLength: positive }),
+  exportMemory: z.strictObject({ byteLength: positive }),
   free: z.discriminatedUnion("zeroed", [
     z.strictObject({ zeroed: z.literal(true) }),
     z.strictObject({ zeroed: z.literal(false), reason: text }),
@@ -284,11 +285,11 @@ export function checkReply(message: unknown): Reply {
 }
 
 /** The answer to a call of `method`. Throws `INTERNAL`. */
-export function checkResult<K extends Method>(method: K, value: unknown): CallResult<K> {
+export function checkResult<K extends Method>(method: K, value: unknown): WireResult<K> {
   const parsed = RESULTS[method].safeParse(value);
   if (!parsed.success) throw malformedMessage(`the answer to ${method}`, parsed.error);
   // The row of `method`, which TypeScript does not follow through an index.
-  return parsed.data as CallResult<K>;
+  return parsed.data as WireResult<K>;
 }
 
 /** An error as it crosses. */

@@ -7,9 +7,11 @@ import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { ReleaseFailureReporter } from "../dispose.ts";
 import { toVramError, VramError } from "../errors.ts";
+import { setCloseOnExec } from "../ffi/descriptors.ts";
 import { dieWithParent, keepMemoryPrivate } from "../ffi/process.ts";
 import { openChannel } from "./channel.ts";
 import { checkRequest, toWire } from "./checks.ts";
+import { DESCRIPTOR_FD, sendDescriptor } from "./descriptors.ts";
 import { type ServedDevice, serveDevice } from "./device-server.ts";
 import type { ListRequest, OpenRequest, Reply, Request } from "./protocol.ts";
 
@@ -34,8 +36,15 @@ export interface Endings {
   readonly kill: () => void;
 }
 
+/** What the process shares with the service. */
+export interface Ends {
+  readonly socket: Duplex;
+  /** The socket that descriptors go over. */
+  readonly descriptors: number;
+}
+
 /** Serves the device that the other side asks for. The first request opens it, or lists those there are. */
-export function serveSocket(socket: Duplex, { open, list }: FirstTasks, { exit, kill }: Endings): void {
+export function serveSocket({ socket, descriptors }: Ends, { open, list }: FirstTasks, { exit, kill }: Endings): void {
   let serve: ((request: Request) => void) | undefined;
   let begun = false;
   const send = (reply: Reply): void => channel.send(reply);
@@ -44,7 +53,7 @@ export function serveSocket(socket: Duplex, { open, list }: FirstTasks, { exit, 
 
   const start = async (request: OpenRequest): Promise<void> => {
     const served = await open(request, report);
-    serve = serveDevice(served, channel, kill);
+    serve = serveDevice(served, channel, kill, (id, descriptor) => sendDescriptor(descriptors, id, descriptor));
     send({ kind: "opened", info: served.device.info });
   };
   const leave = async (reply: Reply): Promise<void> => {
@@ -81,8 +90,9 @@ export function serveSocket(socket: Duplex, { open, list }: FirstTasks, { exit, 
 export function runDeviceProcess(parentPid: number, tasks: FirstTasks): void {
   dieWithParent(parentPid);
   keepMemoryPrivate();
+  setCloseOnExec(DESCRIPTOR_FD);
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => undefined);
-  serveSocket(new Socket({ fd: CHANNEL_FD }), tasks, {
+  serveSocket({ socket: new Socket({ fd: CHANNEL_FD }), descriptors: DESCRIPTOR_FD }, tasks, {
     exit: () => process.exit(),
     kill: () => process.kill(process.pid, "SIGKILL"),
   });

@@ -11,11 +11,11 @@ import { fromWire, toWire } from "./checks.ts";
 import {
   type Call,
   type CallArguments,
-  type CallResult,
   type Method,
   RELEASES,
   type Reply,
   type Request,
+  type WireResult,
   type WireSource,
 } from "./protocol.ts";
 
@@ -26,11 +26,13 @@ interface CallWatch extends UploadWatch {
   readonly sourceOf: (source: WireSource) => SourceSpec;
   /** Ends the device and all that was opened with it. */
   readonly close: () => Promise<void>;
+  /** Hands a descriptor to the other side, and closes it here. */
+  readonly sendDescriptor: (descriptor: number) => void;
 }
 
 /** Each method, called. */
 const DISPATCH: {
-  readonly [K in Method]: (device: Device, args: CallArguments[K], watch: CallWatch) => Promise<CallResult<K>>;
+  readonly [K in Method]: (device: Device, args: CallArguments[K], watch: CallWatch) => Promise<WireResult<K>>;
 } = {
   memory: (device) => device.memory(),
   health: (device) => device.health(),
@@ -42,7 +44,11 @@ const DISPATCH: {
   facts: (device, [allocationId]) => device.facts(allocationId),
   measure: (device, [allocationId, salt]) => device.measure(allocationId, salt),
   locate: (device, [request]) => device.locate(request),
-  exportMemory: (device, [allocationId]) => device.exportMemory(allocationId),
+  exportMemory: async (device, [allocationId], { sendDescriptor }) => {
+    const { descriptor, byteLength } = await device.exportMemory(allocationId);
+    sendDescriptor(descriptor);
+    return { byteLength };
+  },
   free: (device, [allocationId, heldBy]) => device.free(allocationId, heldBy),
   close: (_device, _args, { close }) => close(),
 };
@@ -98,12 +104,14 @@ function sendFailure(send: (reply: Reply) => void, id: number, thrown: unknown):
 
 /**
  * Serves a device: the function returned takes every request but the one to open it, and throws `INTERNAL` for what was
- * not agreed. `onLost` is called when the device is lost and every answer that was ready has been sent.
+ * not agreed. `onLost` is called when the device is lost and every answer that was ready has been sent;
+ * `sendDescriptor` before the call that it belongs to is answered.
  */
 export function serveDevice(
   { device, close }: ServedDevice,
   channel: Channel,
   onLost: () => void,
+  sendDescriptor: (callId: number, descriptor: number) => void,
 ): (request: Request) => void {
   const send = (reply: Reply): void => channel.send(reply);
   const calls = new Map<number, { readonly method: Method; readonly abort: AbortController }>();
@@ -121,7 +129,11 @@ export function serveDevice(
   const run = async <K extends Method>(method: K, args: CallArguments[K], id: number, abort: AbortController) => {
     const onProgress = (bytesDone: number): void => send({ kind: "progress", id, bytesDone });
     try {
-      const value = await DISPATCH[method](device, args, { signal: abort.signal, onProgress, sourceOf, close });
+      const watch: CallWatch = {
+        ...{ signal: abort.signal, onProgress, sourceOf, close },
+        sendDescriptor: (descriptor) => sendDescriptor(id, descriptor),
+      };
+      const value = await DISPATCH[method](device, args, watch);
       calls.delete(id);
       send({ kind: "result", id, value });
     } catch (thrown) {

@@ -14,6 +14,7 @@ import { type CallOptions, type Calls, OPENING, openCalls } from "./calls.ts";
 import { type Channel, openChannel } from "./channel.ts";
 import { checkCall, checkReply, checkResult, fromWire } from "./checks.ts";
 import { deadlineFor } from "./deadlines.ts";
+import { type DescriptorInbox, openDescriptorInbox } from "./descriptors.ts";
 import type { CallArguments, CallResult, ListRequest, Method, OpenRequest, Reply, Request } from "./protocol.ts";
 import type { DeviceProcess, Exit } from "./start-process.ts";
 import { openStreams, type Streams } from "./streams.ts";
@@ -39,6 +40,7 @@ export class Link {
   readonly #options: LinkOptions;
   readonly #channel: Channel;
   readonly #calls: Calls;
+  readonly #descriptors: DescriptorInbox;
   readonly #listeners: ((error: VramError) => void)[] = [];
   #settleEnd: (end: ProcessEnd) => void = () => undefined;
   #fatal: VramError | undefined;
@@ -57,6 +59,7 @@ export class Link {
     this.ended = new Promise((resolve) => {
       this.#settleEnd = resolve;
     });
+    this.#descriptors = openDescriptorInbox(process.descriptors);
     const send = (request: Request): void => this.#channel.send(request);
     this.streams = openStreams(send);
     this.#calls = openCalls({
@@ -125,7 +128,7 @@ export class Link {
       }
     };
     const deadlineMs = sourcePaced ? undefined : deadlineFor(byteLength, this.#options.floorMs);
-    const check = (value: unknown): unknown => checkResult(method, value);
+    const check = (value: unknown): unknown => this.#complete(id, method, value);
     const answer = this.#calls.add(id, method, deadlineMs, check, {
       ...options,
       // Called from the channel, but on behalf of whoever called: the journal reads the scope from there.
@@ -145,6 +148,12 @@ export class Link {
     } finally {
       signal?.removeEventListener("abort", abort);
     }
+  }
+
+  /** An answer as the caller has it: with the descriptor that came before it. Throws for what was not agreed. */
+  #complete(id: number, method: Method, value: unknown): unknown {
+    const result = checkResult(method, value);
+    return method === "exportMemory" ? { ...(result as object), descriptor: this.#descriptors.take(id) } : result;
   }
 
   /** Throws `DEVICE_LOST` once it is lost, `CLOSED` once it is to end. */
@@ -260,6 +269,7 @@ export class Link {
     this.#ending = true;
     clearTimeout(this.#graceTimer);
     this.#channel.close();
+    this.#descriptors.close();
     this.#calls.settleAll(closedError("the device"));
     this.streams.dropAll();
   }

@@ -16,6 +16,11 @@ export type Method = {
 
 export type CallResult<K extends Method> = Awaited<ReturnType<Device[K]>>;
 
+/** What a method answers as it crosses. A descriptor means nothing in another process: it goes its own way. */
+export type WireResult<K extends Method> = K extends "exportMemory"
+  ? Omit<CallResult<"exportMemory">, "descriptor">
+  : CallResult<K>;
+
 /** A file, opened by the process that pumps it; or bytes that the caller has, which that process pulls. */
 export type WireSource =
   | Extract<SourceSpec, { kind: "path" }>
@@ -43,7 +48,7 @@ export interface CallArguments {
   measure: readonly [allocationId: number, salt: Uint8Array | undefined];
   locate: readonly [request: WireLocateRequest];
   exportMemory: readonly [allocationId: number];
-  free: readonly [allocationId: number, heldBy: string | undefined];
+  free: readonly [allocationId: number, heldBy?: string | undefined];
   close: readonly [];
 }
 

@@ -1,10 +1,12 @@
 /** Starting the process of a device, and ending it. What it does is in `device-run.ts`, what it says in `protocol.ts`. */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync } from "node:fs";
 import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { assert } from "../assert.ts";
 import { countHandle } from "../dispose.ts";
+import { socketPair } from "../ffi/passing.ts";
 import type { OpenRequest } from "./protocol.ts";
 
 /** How a process ended; neither, if it could not even be started. */
@@ -18,6 +20,8 @@ export interface DeviceProcess {
   /** 0 if it could not be started. */
   readonly pid: number;
   readonly socket: Duplex;
+  /** Our end of the socket that descriptors come over; whoever takes the process over closes it. */
+  readonly descriptors: number;
   /** SIGKILL. Harmless when it is gone. */
   kill(): void;
   /** Calls `listener` once, when there is no such process any more. */
@@ -46,16 +50,29 @@ export function deviceEnvironment(
   };
 }
 
+/** Spawns it, and gives its end of the pair away: only the process has it from here on. */
+function spawnDevice(entry: URL, env: Record<string, string>, [ours, its]: readonly [number, number]): ChildProcess {
+  try {
+    return spawn(process.execPath, [fileURLToPath(entry), String(process.pid)], {
+      env,
+      // The fourth is the channel, CHANNEL_FD; the fifth is DESCRIPTOR_FD.
+      stdio: ["ignore", "ignore", "ignore", "pipe", its],
+    });
+  } catch (error) {
+    closeSync(ours);
+    throw error;
+  } finally {
+    closeSync(its);
+  }
+}
+
 /**
  * How processes are started from this entry file. One keeps nothing alive, and ends with the thread that started it.
  */
 export function startFrom(entry: URL): StartProcess {
   return (request, env) => {
-    const child = spawn(process.execPath, [fileURLToPath(entry), String(process.pid)], {
-      env: deviceEnvironment(request, env),
-      // The fourth is the channel: CHANNEL_FD.
-      stdio: ["ignore", "ignore", "ignore", "pipe"],
-    });
+    const pair = socketPair();
+    const child = spawnDevice(entry, deviceEnvironment(request, env), pair);
     const ended = new Promise<Exit>((resolve) => {
       child.once("exit", (exitCode, signal) => resolve({ exitCode, signal }));
       // Not started at all, in which case no exit follows.
@@ -71,6 +88,7 @@ export function startFrom(entry: URL): StartProcess {
     return {
       pid: child.pid ?? 0,
       socket,
+      descriptors: pair[0],
       kill: () => void child.kill("SIGKILL"),
       onExit: (listener) => void ended.then(listener),
     };

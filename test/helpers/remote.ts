@@ -1,7 +1,7 @@
 /** Devices in processes of their own, as tests have them: the real process of `dist`, or its logic in this one. */
 import { randomBytes, randomUUID } from "node:crypto";
 import { once } from "node:events";
-import { existsSync, rmSync } from "node:fs";
+import { closeSync, existsSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { afterEach, expect } from "vitest";
@@ -10,6 +10,7 @@ import { systemClock } from "../../src/clock.ts";
 import type { FaultPlan } from "../../src/cuda/emulated/faults.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { VramError } from "../../src/errors.ts";
+import { socketPair as descriptorPair } from "../../src/ffi/passing.ts";
 import type { Entry } from "../../src/journal/entry.ts";
 import { createJournal } from "../../src/journal/journal.ts";
 import { type OpenDevice, serveSocket } from "../../src/process/device-run.ts";
@@ -103,25 +104,28 @@ export function inProcess(open: OpenDevice, { stubborn = false } = {}): InProces
     exit: (how) => exit(how),
     start: (): DeviceProcess => {
       const [ours, its] = socketPair();
+      const [descriptors, itsDescriptors] = descriptorPair();
       const ended = new Promise<Exit>((resolve) => {
         exit = (how) => {
           its.end();
           resolve(how);
         };
       });
+      void ended.then(() => closeSync(itsDescriptors));
       const openKept: OpenDevice = async (request, report) => {
         const device = await open(request, report);
         served.push(device);
         return device;
       };
       const tasks = { open: openKept, list: listProcessDevices };
-      serveSocket(its, tasks, {
+      serveSocket({ socket: its, descriptors: itsDescriptors }, tasks, {
         exit: () => exit({ exitCode: 0, signal: null }),
         kill: () => exit({ exitCode: null, signal: "SIGKILL" }),
       });
       return {
         pid: 2 ** 22 + 1,
         socket: ours,
+        descriptors,
         kill: () => {
           made.kills += 1;
           if (!stubborn) exit({ exitCode: null, signal: "SIGKILL" });

@@ -1,4 +1,6 @@
 /** A "process" of a device that says what a test wants it to say. */
+import { closeSync } from "node:fs";
+import { socketPair as descriptorPair } from "../../src/ffi/passing.ts";
 import { type Channel, openChannel } from "../../src/process/channel.ts";
 import { checkRequest } from "../../src/process/checks.ts";
 import type { Method, Request } from "../../src/process/protocol.ts";
@@ -43,12 +45,14 @@ export function scripted({ onRequest, onOpen, onList, stubborn = false }: Script
     exit: (how: Exit): void => exit(how),
     start: (): DeviceProcess => {
       const [ours, its] = socketPair();
+      const [descriptors, itsDescriptors] = descriptorPair();
       const ended = new Promise<Exit>((resolve) => {
         exit = (how) => {
           its.end();
           resolve(how);
         };
       });
+      void ended.then(() => closeSync(itsDescriptors));
       const opened = openChannel(its, {
         onMessage: (message) => {
           const request = checkRequest(message);
@@ -71,6 +75,7 @@ export function scripted({ onRequest, onOpen, onList, stubborn = false }: Script
       return {
         pid: 2 ** 22 + 2,
         socket: ours,
+        descriptors,
         kill: () => {
           made.kills += 1;
           if (!stubborn) exit({ exitCode: null, signal: "SIGKILL" });

@@ -1,5 +1,7 @@
 /** The process's side of the channel: it opens one device, answers calls, and ends when something else is asked. */
-import { describe, expect, it } from "vitest";
+import { closeSync } from "node:fs";
+import { afterEach, describe, expect, it } from "vitest";
+import { socketPair as descriptorPair } from "../../src/ffi/passing.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { type Channel, openChannel } from "../../src/process/channel.ts";
 import { type OpenDevice, serveSocket } from "../../src/process/device-run.ts";
@@ -17,6 +19,11 @@ interface Served {
   readonly close: () => Promise<void>;
 }
 
+const pairs: number[] = [];
+afterEach(() => {
+  for (const fd of pairs.splice(0)) closeSync(fd);
+});
+
 /** The server of a small device, without an opening. */
 function serve(): Served {
   const [ours, its] = socketPair();
@@ -29,7 +36,9 @@ function serve(): Served {
     return opened;
   };
   const endings = { exit: () => ends.push("exit"), kill: () => ends.push("kill") };
-  serveSocket(its, { open, list: listProcessDevices }, endings);
+  const [ourEnd, descriptors] = descriptorPair();
+  pairs.push(ourEnd, descriptors);
+  serveSocket({ socket: its, descriptors }, { open, list: listProcessDevices }, endings);
   const onMessage = (message: unknown): void => void replies.push(message as Reply);
   const channel = openChannel(ours, { onMessage, onEnd: () => undefined });
   return { channel, replies, ends, close: () => close() };
