@@ -53,15 +53,16 @@ export const LIMITS = {
   auditLineBytes: 65_535,
   /** `data` of a line stays below this; the rest of a line has at most 400 bytes. */
   auditDataBytes: 32 * KIB,
-  /** Objects and arrays within each other in `data`; entries have 2. Bounds the recursion of the reader. */
+  /** Objects and arrays within each other in `data`; entries have 3. Bounds the recursion of the reader. */
   auditDataDepth: 8,
   /**
-   * Bytes of JSON of one text in `data`, and of one list (tensor names, what was lost): a failed verification has at most
-   * 64 × 64 + 16 KiB + 2 × 4 KiB + 2 KiB, a start 16 KiB + 64 devices × 150 bytes + 1 KiB, a lease 3 × 4 KiB + 2 KiB. All
-   * are less than 32 KiB.
+   * Bytes of JSON of one text in `data`, of one list (tensor names, what was lost, what others hold), and of all lists of
+   * an entry: a failed verification has at most 64 × 64 + 16 KiB + 2 × 4 KiB + 2 KiB, a start 29 KiB, of which 64 devices
+   * take 9.4 KiB and others share the rest, + 1 KiB, a lease 3 × 4 KiB + 2 KiB. All are less than 32 KiB.
    */
   auditTextBytes: 4 * KIB,
   auditListBytes: 16 * KIB,
+  auditListsBytes: 29 * KIB,
   /** An epoch key is given up after 15 minutes or 65,536 entries (design §5). */
   auditEpochMs: 15 * 60_000,
   auditEpochEntries: 65_536,
@@ -174,6 +175,8 @@ export const LIMITS = {
   metricsShards: 65_536,
   /** Leases followed on each: 65,536 ids of 32 letters, about 8 MB; a service has 4096 unless configured. */
   metricsLeases: 65_536,
+  /** Exports followed on each: twice the connections to the attach socket, as one may end while another begins. */
+  metricsExports: 2048,
   /** A configuration file, and tables within each other in it: the longest example has 6 KiB and 2. */
   configBytes: 256 * KIB,
   configDepth: 8,

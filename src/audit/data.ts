@@ -1,8 +1,8 @@
 /**
  * From an entry of the journal to `data` of a line (design §5): at most 64 items of a list, then a total, and all of it
  * below 32 KiB, for which `limits.ts` has the arithmetic. A damaged shard of 100 GB has 200,000 ranges, and the log must
- * hold that it was damaged, not fail to. What is left out is counted: `rangesTotal`, `tensorsTotal`, `lostTotal`. A text
- * that is too long ends in `…`: a name, a reason, what a holder calls itself.
+ * hold that it was damaged, not fail to. What is left out is counted: `rangesTotal`, `tensorsTotal`, `lostTotal`,
+ * `orphansTotal`. A text that is too long ends in `…`: a name, a reason, what a holder calls itself.
  */
 import type { Entry } from "../journal/entry.ts";
 import { LIMITS } from "../limits.ts";
@@ -52,6 +52,18 @@ function boundedValue(value: unknown): unknown {
   return Object.fromEntries(members);
 }
 
+/** Bytes that each of these lists may have, so that they have `auditListsBytes` together: only the longest ones are cut. */
+function sharedBytes(lists: readonly (readonly unknown[])[]): number {
+  const ascending = lists.map((list) => bytesOf(list)).toSorted((one, other) => one - other);
+  let room = LIMITS.auditListsBytes;
+  for (const [index, bytes] of ascending.entries()) {
+    const share = Math.floor(room / (ascending.length - index));
+    if (bytes > share) return share;
+    room -= bytes;
+  }
+  return LIMITS.auditListBytes;
+}
+
 /**
  * `data` for an entry: its members without `type` and without those that are undefined. A list that was cut gets its
  * whole number under `…Total`, unless the entry brought a larger one.
@@ -62,9 +74,13 @@ export function boundedData(body: Readonly<Record<string, unknown>>): LineData {
     if (key === "type" || value === undefined) continue;
     data.set(key, boundedValue(value));
   }
+  const shared = sharedBytes([...data.values()].filter((value) => Array.isArray(value)));
   for (const [key, value] of Object.entries(body)) {
-    const kept = data.get(key);
-    if (!Array.isArray(value) || !Array.isArray(kept) || kept.length === value.length) continue;
+    const bounded = data.get(key);
+    if (!Array.isArray(value) || !Array.isArray(bounded)) continue;
+    const kept = boundedList(bounded, shared);
+    data.set(key, kept);
+    if (kept.length === value.length) continue;
     const told = body[`${key}Total`];
     data.set(`${key}Total`, Math.max(value.length, typeof told === "number" ? told : 0));
   }

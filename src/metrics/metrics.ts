@@ -25,10 +25,11 @@ interface FollowedShard {
   sealed: boolean;
 }
 
-/** What is followed of a device: its shards by name, which is unique on it, and the ids of its leases. */
+/** What is followed of a device: its shards by name, which is unique on it, and the ids of its leases and exports. */
 interface Followed {
   readonly shards: Map<string, FollowedShard>;
   readonly leases: Set<string>;
+  readonly exports: Set<string>;
 }
 
 /** The opened devices that have a label. */
@@ -136,14 +137,25 @@ function followLease(devices: Devices, entry: Entry): void {
   }
 }
 
-/** What is known of the resident shards of each device, and of its leases. */
+/** Follows the exports of devices with a label, at most `metricsExports` of each. */
+function followExport(devices: Devices, entry: Entry): void {
+  if (entry.type === "shard_exported") {
+    const exports = devices.get(entry.device.uuid)?.exports;
+    if (exports !== undefined && exports.size < LIMITS.metricsExports) exports.add(entry.exportId);
+  } else if (entry.type === "export_ended") {
+    devices.get(entry.device.uuid)?.exports.delete(entry.exportId);
+  }
+}
+
+/** What is known of the resident shards of each device, and of its leases and exports. */
 function followedUpdates(devices: Devices): readonly Update[] {
-  return [...devices].flatMap(([device, { shards, leases }]) => {
+  return [...devices].flatMap(([device, { shards, leases, exports }]) => {
     const begun = [...shards.values()].filter(({ sealed }) => sealed).map(({ begunMs }) => begunMs);
     const oldestMs = begun.reduce((oldest, ms) => Math.min(oldest, ms), Number.POSITIVE_INFINITY);
     return [
       put("shards_resident", { device }, begun.length),
       put("leases_active", { device }, leases.size),
+      put("exports_active", { device }, exports.size),
       put("oldest_measurement_timestamp_seconds", { device }, oldestMs / 1000),
     ];
   });
@@ -183,12 +195,13 @@ export async function createMetrics(): Promise<Metrics> {
       const { uuid } = entry.device;
       const hasRoom = devices.size < LIMITS.metricsDevices && UUID.test(uuid);
       if (!devices.has(uuid) && hasRoom) {
-        devices.set(uuid, { shards: new Map(), leases: new Set() });
+        devices.set(uuid, { shards: new Map(), leases: new Set(), exports: new Set() });
         figures.begin(uuid);
       }
     }
     followShard(devices, entry);
     followLease(devices, entry);
+    followExport(devices, entry);
     for (const update of updates) figures.apply(update);
   };
 

@@ -5,7 +5,7 @@
  */
 import { ERROR_TABLE, type ErrorCode } from "../errors.ts";
 import type { Entry, Operation, VerificationFailure } from "../journal/entry.ts";
-import type { AuthFailure, LeaseRevocation, Transport } from "../journal/service-body.ts";
+import type { AuthFailure, ExportEnd, LeaseRevocation, Transport } from "../journal/service-body.ts";
 
 /** Stands before every name. */
 export const PREFIX = "vram_residency_";
@@ -62,6 +62,8 @@ const LEASE_ENDS = every<"released" | "expired" | LeaseRevocation>({
   evicted: true,
   closed: true,
 });
+
+const EXPORT_ENDS = every<ExportEnd>({ closed: true, failed: true, service_closed: true, service_gone: true });
 
 const AUTH_FAILURES = every<AuthFailure>({
   "no-token": true,
@@ -216,6 +218,17 @@ export const METRICS = {
     "leases that ended, and why",
     { device: "device", because: LEASE_ENDS },
     LEASE_ENDS.map((because) => ({ because })),
+  ),
+  exports_active: gauge("processes that were handed the memory of a shard and are still attached", device),
+  exports_total: counter(
+    "times that the memory of a shard was handed to another process; one that failed afterwards is among exports_ended_total",
+    device,
+    [{}],
+  ),
+  exports_ended_total: counter(
+    "exports that ended, and why",
+    { device: "device", because: EXPORT_ENDS },
+    EXPORT_ENDS.map((because) => ({ because })),
   ),
   wanted_refusals_total: counter("tries to seal again what was wanted that failed, by error code", { reason: CODES }, [
     { reason: "DIGEST_MISMATCH" },

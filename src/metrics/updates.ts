@@ -1,7 +1,7 @@
 /**
  * What each entry of the journal does to the figures: one row for each type, also for those that do nothing, so that a
  * new type does not compile before somebody has decided. Rows are pure; what needs memory of earlier entries (age of
- * measurements, leases that stand, a resume that worked) is in `metrics.ts`.
+ * measurements, leases and exports that stand, a resume that worked) is in `metrics.ts`.
  */
 import type { CapacityFigures, DeviceRef, Entry } from "../journal/entry.ts";
 import { type LabelsOf, type MetricName, type NamesOf, PROCESS_STATES } from "./table.ts";
@@ -128,6 +128,8 @@ const ROWS: Rows = {
   lease_released: ({ device }) => leaseEnded(device, "released"),
   lease_expired: ({ device }) => leaseEnded(device, "expired"),
   lease_revoked: ({ device, because }) => leaseEnded(device, because),
+  shard_exported: ({ device }) => [add("exports_total", on(device))],
+  export_ended: ({ device, because }) => [add("exports_ended_total", { ...on(device), because })],
   wanted_refused: ({ code }) => [add("wanted_refusals_total", { reason: code })],
 
   request_served: ({ route, status, durationMs }) => [

@@ -1,10 +1,11 @@
 /**
- * What is said about a service: its start and end, the processes of its devices, its leases, and who was not let in.
+ * What is said about a service: its start and end, the processes of its devices, its leases, what it hands to other
+ * processes, and who was not let in.
  * Rows of the one table, with their words in a file of their own.
  */
 import { ERROR_TABLE } from "../errors.ts";
 import type { Entry } from "../journal/entry.ts";
-import type { Transport } from "../journal/service-body.ts";
+import type { ExportEnd, OrphanedExport, Transport } from "../journal/service-body.ts";
 import { count, DEBUG, FAILURE, GOOD, inMs, inSeconds, type Line, line, WARNING } from "./line.ts";
 
 /** The rows of these types; what an entry has decides which texts a row can use. */
@@ -12,13 +13,29 @@ type Rows<Type extends Entry["type"]> = {
   readonly [E in Entry as E["type"] & Type]: (entry: E) => Line | undefined;
 };
 
+/** Processes that a sentence names. */
+const PIDS_NAMED = 8;
+
+/** What other processes hold of an earlier start; empty without any. */
+function heldBefore(orphans: readonly OrphanedExport[], total: number): string {
+  if (total === 0) return "";
+  const pids = [...new Set(orphans.map(({ peer }) => peer.pid))];
+  const more = pids.length > PIDS_NAMED ? ", …" : "";
+  const which = `${pids.length === 1 ? "pid" : "pids"} ${pids.slice(0, PIDS_NAMED).join(", ")}${more}`;
+  const named = pids.length === 0 ? "" : ` (${which})`;
+  return `; memory of ${count(total, "export")} of an earlier start is still held by other processes${named}`;
+}
+
 const over = (transport: Transport): string => (transport === "socket" ? "over the socket" : `over ${transport}`);
 
 export const SERVICE_ROWS: Rows<"service_started" | "service_stopped" | "device_process_changed" | "wanted_refused"> = {
-  service_started: ({ version, backend, instanceId, devices, lost = [], lostTotal = lost.length }) => {
+  service_started: ({ version, backend, instanceId, devices, ...before }) => {
+    const { lost = [], lostTotal = lost.length, orphans = [], orphansTotal = orphans.length } = before;
     const gone = lostTotal === 0 ? "" : `; not resident any more: ${count(lostTotal, "shard")}`;
-    const human = `vram-residency ${version} runs on ${count(devices.length, "device")}, backend ${backend}${gone}`;
-    return line(["vram-residency", "init", "started"], instanceId, human);
+    const held = heldBefore(orphans, orphansTotal);
+    const runs = `vram-residency ${version} runs on ${count(devices.length, "device")}, backend ${backend}`;
+    const told = ["vram-residency", "init", "started"] as const;
+    return line(told, instanceId, `${runs}${gone}${held}`, orphansTotal === 0 ? {} : WARNING);
   },
   service_stopped: ({ because, code }) => {
     const told = ["vram-residency", "shutdown", "ended"] as const;
@@ -66,12 +83,22 @@ export const SERVICE_ROWS: Rows<"service_started" | "service_stopped" | "device_
   },
 };
 
+const EXPORT_ENDS: Readonly<Record<ExportEnd, (what: string, held: boolean) => string>> = {
+  closed: (what) => `the process that had ${what} has let go of it`,
+  failed: (what) => `${what} was never handed over`,
+  service_closed: (what) => `the service was closed while a process had ${what}`,
+  service_gone: (what, held) =>
+    `an earlier start of the service ended while a process had ${what}${held ? "" : ", and that process is gone"}`,
+};
+
 export const CALLER_ROWS: Rows<
   | "lease_granted"
   | "lease_renewed"
   | "lease_released"
   | "lease_expired"
   | "lease_revoked"
+  | "shard_exported"
+  | "export_ended"
   | "auth_failed"
   | "request_refused"
 > = {
@@ -92,6 +119,15 @@ export const CALLER_ROWS: Rows<
       `${leaseId} of ${name} is revoked (${because}): do not rely on it`,
       WARNING,
     ),
+  shard_exported: ({ name, exportId, caller, peer, expected = "nothing in particular" }) => {
+    const human = `${caller}'s process ${peer.pid} may read ${name} in place from now on: ${exportId}, expected ${expected}`;
+    return line(["worker", "export", "exported"], name, human);
+  },
+  export_ended: ({ name, exportId, because, held }) => {
+    const ended = EXPORT_ENDS[because](`${exportId} of ${name}`, held);
+    const human = `${ended}${held ? "; the memory may still be mapped there" : ""}`;
+    return line(["worker", "export_end", "ended"], name, human, held ? WARNING : {});
+  },
   auth_failed: ({ failure, transport, caller = "somebody" }) => {
     const human = `${caller} was not let in ${over(transport)}: ${failure}`;
     return line(["vram-residency", "auth_failed", "refused"], caller, human, { ...WARNING, errorKind: failure });

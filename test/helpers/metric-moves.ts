@@ -97,6 +97,17 @@ export const EXAMPLES: Examples = {
     { type: "lease_revoked", ...LEASE, because: "unreliable" },
     { [`leases_ended_total{${on},because="unreliable"}`]: 1 },
   ],
+  shard_exported: [
+    {
+      ...{ type: "shard_exported", ...LEASE, digest: DIGEST, exportId: "export-1", caller: "uid 1000" },
+      ...{ peer: { pid: 4711, startTicks: 12 }, byteLength: 4096 },
+    },
+    { [`exports_total{${on}}`]: 1, [`exports_active{${on}}`]: 1 },
+  ],
+  export_ended: [
+    { type: "export_ended", device, ...NAME, exportId: "export-1", because: "service_gone", held: true },
+    { [`exports_ended_total{${on},because="service_gone"}`]: 1 },
+  ],
   wanted_refused: [
     { type: "wanted_refused", name: "m", code: "SOURCE_NOT_FOUND", ...REASON },
     { 'wanted_refusals_total{reason="SOURCE_NOT_FOUND"}': 1 },

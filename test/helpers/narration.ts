@@ -5,6 +5,7 @@ import { createNarrator, type NarratorOptions } from "../../src/narrate/narrator
 const UUID = "EMU-11111111-2222-4333-8444-555555555555";
 const SHARD = `shard-${"a2".repeat(13)}`;
 const LEASE = `lease-${"b3".repeat(13)}`;
+const EXPORT = `export-${"c4".repeat(13)}`;
 const DIGEST = "6a".repeat(32);
 const MIB = 1024 * 1024;
 
@@ -33,6 +34,15 @@ export const EXAMPLES: Bodies = {
       ...{ type: "service_started", backend: "emulated", version: "0.1.0", instanceId: "0f".repeat(16) },
       ...{ policyDigest: DIGEST, configDigest: DIGEST, devices: [] },
       ...{ lost: [{ shardId: SHARD, name, digest: DIGEST }], lostTotal: 3 },
+    },
+    {
+      ...{ type: "service_started", backend: "emulated", version: "0.1.0", instanceId: "0f".repeat(16) },
+      ...{ policyDigest: DIGEST, configDigest: DIGEST, devices: [] },
+      orphans: [4711, 4711, 4712].map((pid) => ({
+        ...{ exportId: EXPORT, shardId: SHARD, name, deviceUuid: UUID, byteLength: 64 * MIB },
+        peer: { pid, startTicks: 12 },
+      })),
+      orphansTotal: 3,
     },
   ],
   service_stopped: [
@@ -116,6 +126,24 @@ export const EXAMPLES: Bodies = {
   lease_released: [{ type: "lease_released", device, leaseId: LEASE, shardId: SHARD, name }],
   lease_expired: [{ type: "lease_expired", device, leaseId: LEASE, shardId: SHARD, name }],
   lease_revoked: [{ type: "lease_revoked", device, leaseId: LEASE, shardId: SHARD, name, because: "unreliable" }],
+  shard_exported: [
+    {
+      ...{ type: "shard_exported", device, exportId: EXPORT, shardId: SHARD, name, digest: DIGEST, leaseId: LEASE },
+      ...{ caller: "uid 1000", peer: { pid: 4711, startTicks: 12 }, byteLength: 64 * MIB },
+      expected: `fsverity:${DIGEST}`,
+    },
+    {
+      ...{ type: "shard_exported", device, exportId: EXPORT, shardId: SHARD, name, digest: DIGEST, leaseId: LEASE },
+      ...{ caller: "uid 1000", peer: { pid: 4711, startTicks: 12 }, byteLength: 64 * MIB },
+    },
+  ],
+  export_ended: [
+    { type: "export_ended", device, exportId: EXPORT, shardId: SHARD, name, because: "closed", held: false },
+    { type: "export_ended", device, exportId: EXPORT, shardId: SHARD, name, because: "failed", held: false },
+    { type: "export_ended", device, exportId: EXPORT, shardId: SHARD, name, because: "service_closed", held: true },
+    { type: "export_ended", device, exportId: EXPORT, shardId: SHARD, name, because: "service_gone", held: true },
+    { type: "export_ended", device, exportId: EXPORT, shardId: SHARD, name, because: "service_gone", held: false },
+  ],
   auth_failed: [
     { type: "auth_failed", failure: "bad-token", transport: "tcp", caller: "token 3fa2b1" },
     { type: "auth_failed", failure: "wrong-peer", transport: "socket" },

@@ -40,6 +40,8 @@ const SHOWN: Readonly<Record<DurableBody["type"], Place>> = {
   lease_released: "of a service",
   lease_expired: "of a service",
   lease_revoked: "of a service",
+  shard_exported: "of a service",
+  export_ended: "of a service",
   wanted_refused: "of a service",
   auth_failed: "of a service",
   request_refused: "of a service",

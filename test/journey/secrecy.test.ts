@@ -89,6 +89,7 @@ describe("what is shown", () => {
     const fields = [
       ...["shardId", "name", "state", "sealed", "backend", "device", "byteLength", "digestAlgorithm", "digest"],
       ...["comparedWith", "shardIndex", "totalShards", "sealedAt", "lastVerifiedAt", "leases", "exports"],
+      "exportsTotal",
     ];
     expect(Object.keys(record)).toEqual(fields);
     expect(structuredClone(record)).toEqual(record);

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import type { DurableBody, LogBody } from "../../src/journal/entry.ts";
-import type { AuthFailure, LeaseRevocation } from "../../src/journal/service-body.ts";
+import type { AuthFailure, ExportEnd, LeaseRevocation, OrphanedExport, Peer } from "../../src/journal/service-body.ts";
 
 type Recorded = DurableBody | LogBody;
 
@@ -16,7 +16,7 @@ const LEASE = { ...SHARD, leaseId: true } as const;
 const MEMBERS: Members = {
   service_started: {
     ...{ backend: true, version: true, instanceId: true, policyDigest: true, configDigest: true },
-    ...{ lost: true, lostTotal: true, kernel: true, devices: true },
+    ...{ lost: true, lostTotal: true, orphans: true, orphansTotal: true, kernel: true, devices: true },
   },
   service_stopped: { because: true, code: true },
   vram_allocated: { device, name: true, byteLength: true },
@@ -35,6 +35,11 @@ const MEMBERS: Members = {
   lease_released: LEASE,
   lease_expired: LEASE,
   lease_revoked: { ...LEASE, because: true },
+  shard_exported: {
+    ...{ ...LEASE, exportId: true, digest: true, expected: true },
+    ...{ caller: true, peer: true, byteLength: true },
+  },
+  export_ended: { ...SHARD, exportId: true, because: true, held: true },
   wanted_refused: { name: true, code: true, reason: true },
   auth_failed: { failure: true, transport: true, caller: true },
   request_refused: { status: true, code: true, transport: true, caller: true },
@@ -74,5 +79,15 @@ describe("docs/audit.md", () => {
     };
     const said = quoted(SECTION.slice(SECTION.indexOf("- `because` of a revoked lease")));
     expect(Object.keys(reasons).filter((reason) => !said.includes(reason))).toEqual([]);
+  });
+
+  it("says why exports end, and what is known of the process at the other end", () => {
+    const words: Record<ExportEnd | keyof Peer | keyof OrphanedExport, true> = {
+      ...{ closed: true, failed: true, service_closed: true, service_gone: true },
+      ...{ pid: true, startTicks: true },
+      ...{ exportId: true, shardId: true, name: true, deviceUuid: true, byteLength: true, peer: true },
+    };
+    const said = quoted(SECTION.slice(SECTION.indexOf("- `orphans` is")));
+    expect(Object.keys(words).filter((word) => !said.includes(word))).toEqual([]);
   });
 });

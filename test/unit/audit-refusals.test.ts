@@ -123,6 +123,13 @@ describe("entries of a service with the longest texts", () => {
   const shardId = "s".repeat(LIMITS.idLength);
   const digest = "ab".repeat(32);
   const lostShard = { shardId, name: evil, digest };
+  const peer = { pid: 4_194_304, startTicks: Number.MAX_SAFE_INTEGER };
+  const exportId = `export-${"a".repeat(26)}`;
+  const orphan = { exportId, shardId, name: evil, deviceUuid: device.uuid, byteLength: 2 ** 40, peer };
+  const started: EntryBody = {
+    ...{ type: "service_started", backend: "cuda", version: "0.1.0", instanceId: digest, policyDigest: digest },
+    ...{ configDigest: digest, kernel: digest, devices: [] },
+  };
   const ids = { device, shardId, name: evil, leaseId: `lease-${"a".repeat(26)}` };
 
   test("[VR-AUD-01] fit into a line, cut where they must be, and what was cut is counted", async () => {
@@ -130,12 +137,16 @@ describe("entries of a service with the longest texts", () => {
     const text = "x".repeat(100_000);
     const bodies: EntryBody[] = [
       { type: "lease_granted", ...ids, digest, holder: text, caller: evil, durationMs: 1, measuredAgeMs: 1 },
+      {
+        ...{ type: "shard_exported", ...ids, exportId, digest, expected: `fsverity:${digest}`, caller: text, peer },
+        byteLength: 1,
+      },
+      { type: "export_ended", ...ids, exportId, because: "service_gone", held: true },
       { type: "wanted_refused", name: evil, code: "SOURCE_REFUSED", reason: text },
       { type: "auth_failed", failure: "bad-token", transport: "tcp", caller: text },
       { type: "request_refused", status: 400, code: "REQUEST_REFUSED", transport: "tcp", caller: text },
       {
-        ...{ type: "service_started", backend: "cuda", version: "0.1.0", instanceId: digest, policyDigest: digest },
-        ...{ configDigest: digest, kernel: digest },
+        ...started,
         ...{ lost: Array.from({ length: 300 }, () => lostShard), lostTotal: 8192 },
         devices: Array.from({ length: 64 }, () => ({ ...device, keyId: "1e".repeat(16), stopped: false })),
       },
@@ -147,22 +158,34 @@ describe("entries of a service with the longest texts", () => {
     const [granted] = await told(log, "lease_granted");
     expect(String(granted?.["holder"])).toMatch(/^x{4000,}…$/);
     expect([granted?.["shardId"], granted?.["digest"]]).toEqual([shardId, digest]);
-    const [started] = await told(log, "service_started");
-    expect(started).toMatchObject({ lost: [{ shardId, digest }, { shardId }, { shardId }], lostTotal: 8192 });
-    expect(started?.["devices"]).toHaveLength(64);
-    for (const type of ["wanted_refused", "auth_failed", "request_refused"])
+    const [start] = await told(log, "service_started");
+    expect(start).toMatchObject({ lost: [{ shardId, digest }, { shardId }, { shardId }], lostTotal: 8192 });
+    expect(start?.["devices"]).toHaveLength(64);
+    for (const type of ["shard_exported", "export_ended", "wanted_refused", "auth_failed", "request_refused"])
       expect(await told(log, type)).toHaveLength(1);
   });
 
   test("[VR-AUD-01] of what was lost the first 64 are named, and how many there are", () => {
     const lost = Array.from({ length: 100 }, (_, n) => ({ shardId: `shard-${n}`, name: `m/${n}`, digest }));
-    const started: EntryBody = {
-      ...{ type: "service_started", backend: "cuda", version: "0.1.0", instanceId: "", policyDigest: "" },
-      ...{ devices: [], lost },
-    };
-    const { data } = draftOf(stamped(started, { durability: "durable" }));
+    const { data } = draftOf(stamped({ ...started, lost }, { durability: "durable" }));
     expect(data).toMatchObject({ lost: lost.slice(0, 64), lostTotal: 100 });
     const few = draftOf(stamped({ ...started, lost: lost.slice(0, 2), lostTotal: 2 }, { durability: "durable" }));
     expect(few.data).toMatchObject({ lost: lost.slice(0, 2), lostTotal: 2 });
+  });
+
+  test("[VR-AUD-01] what was lost and what others hold share the line, and no device is left out", async () => {
+    const lost = Array.from({ length: 64 }, () => lostShard);
+    const devices = Array.from({ length: 64 }, () => ({ ...device, keyId: "1e".repeat(16), stopped: false }));
+    const full: EntryBody = { ...started, devices, lost, lostTotal: 8192, orphans: lost.map(() => orphan) };
+    const log = await openUnit();
+    await log.log.reader.accept(stamped(full, { durability: "durable", correlationId: "c".repeat(128) }));
+    await log.closeSound();
+    const [start] = await told(log, "service_started");
+    expect(start).toMatchObject({ lost: { length: 2 }, lostTotal: 8192, orphans: { length: 2 }, orphansTotal: 64 });
+    expect(start).toMatchObject({ devices: { length: 64 }, kernel: digest });
+    const usual = Array.from({ length: 40 }, () => ({ ...orphan, name: "model.safetensors", shardId: exportId }));
+    const { data } = draftOf(stamped({ ...full, lost: [], lostTotal: 0, orphans: usual }, { durability: "durable" }));
+    expect(data).toMatchObject({ orphans: usual });
+    expect(data).not.toHaveProperty("orphansTotal");
   });
 });

@@ -1,4 +1,4 @@
-/** Metrics of a service: leases that stand, devices that come back, and routes that no caller can make up. */
+/** Metrics of a service: leases and exports that stand, devices that come back, and routes that no caller can make up. */
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../../src/limits.ts";
 import type { Metrics } from "../../src/metrics/metrics.ts";
@@ -39,6 +39,25 @@ describe("what a service adds", () => {
     const metrics = await opened();
     for (let nth = 0; nth < LIMITS.metricsLeases + 10; nth += 1) metrics.take({ ...granted, leaseId: `lease ${nth}` });
     expect(await figure(metrics, `leases_active${at}`)).toBe(LIMITS.metricsLeases);
+    expect(await figure(metrics, "reader_failures_total")).toBe(0);
+  });
+
+  it("[VR-MET-01] exports stand from their beginning to their end, each once, and up to a limit", async () => {
+    const metrics = await opened();
+    const active = (): Promise<number | undefined> => figure(metrics, `exports_active${at}`);
+    const [begun] = EXAMPLES.shard_exported;
+    const [ended] = EXAMPLES.export_ended;
+    expect(await active()).toBe(0);
+    for (const exportId of ["a", "b", "c"]) metrics.take({ ...begun, exportId });
+    expect(await active()).toBe(3);
+    metrics.take({ ...ended, exportId: "of an earlier start" });
+    metrics.take({ ...ended, exportId: "a", because: "closed", held: false });
+    metrics.take({ ...ended, exportId: "b", because: "failed", held: false });
+    expect(await active()).toBe(1);
+    expect(await figure(metrics, `exports_total${at}`)).toBe(3);
+    expect(await figure(metrics, `exports_ended_total{device="${DEVICE.uuid}",because="service_closed"}`)).toBe(0);
+    for (let nth = 0; nth < LIMITS.metricsExports + 10; nth += 1) metrics.take({ ...begun, exportId: `export ${nth}` });
+    expect(await active()).toBe(LIMITS.metricsExports);
     expect(await figure(metrics, "reader_failures_total")).toBe(0);
   });
 

@@ -159,7 +159,7 @@ describe("labels", () => {
     const all = await figuresOf(metrics);
     const uuids = new Set([...all.keys()].flatMap((series) => /device="([^"]+)"/.exec(series)?.[1] ?? []));
     expect(uuids.size).toBe(LIMITS.metricsDevices + 1);
-    expect(labelled.size).toBeLessThan(ordinary.size + LIMITS.metricsDevices * 26);
+    expect(labelled.size).toBeLessThan(ordinary.size + LIMITS.metricsDevices * 32);
     // Besides devices each label gains one value at most: other.
     expect(all.size - labelled.size).toBeLessThan(200);
     expect(all.size).toBeLessThan(MOST_SERIES);
@@ -169,7 +169,7 @@ describe("labels", () => {
     expect(strange).toEqual([]);
     // Of states of devices without a label the last one would pass for all.
     const states = [...all.keys()].filter((series) =>
-      /^(capacity|device_info|device_lost|device_process|leases_active|worker)/.test(series),
+      /^(capacity|device_info|device_lost|device_process|exports_active|leases_active|worker)/.test(series),
     );
     expect(states.filter((series) => series.includes('device="other"'))).toEqual([]);
     expect(all.get("reader_failures_total")).toBe(0);
