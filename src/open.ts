@@ -18,7 +18,8 @@ import {
   readHostTraces,
   requireRealDriver,
 } from "./device/detect.ts";
-import { type LocalDevice, type LocalDeviceOptions, openLocalDevice } from "./device/local.ts";
+import { type LocalDevice, openLocalDevice } from "./device/local.ts";
+import type { LocalDeviceOptions } from "./device/local-parts.ts";
 import { type ReleaseFailureReporter, UndoStack } from "./dispose.ts";
 import { toVramError, VramError } from "./errors.ts";
 import { openHashPool } from "./hash/pool.ts";

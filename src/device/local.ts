@@ -4,25 +4,14 @@
  * cannot zero anything. After a stall nothing is released at all (`context.abandon`): the device may still be writing.
  */
 import { present, requireInteger, requireRange } from "../assert.ts";
-import type { Clock } from "../clock.ts";
-import type { CudaDriver } from "../cuda/driver.ts";
-import type { GpuMonitor } from "../cuda/monitor.ts";
 import { Mutex, type ReleaseFailureReporter, UndoStack } from "../dispose.ts";
 import { toVramError, VramError } from "../errors.ts";
 import { type Allocation, openAllocation } from "../handles/allocation.ts";
-import { type DeviceContext, openContext } from "../handles/context.ts";
-import { openHashKernel } from "../handles/kernel.ts";
-import type { Mapped, Pinned } from "../handles/mapped.ts";
-import { openPinned } from "../handles/pinned.ts";
-import { openStream, type Stream, settled } from "../handles/stream.ts";
-import { BLOCK_BYTES } from "../hash/geometry.ts";
-import type { HashPool } from "../hash/pool.ts";
-import { LIMITS } from "../limits.ts";
-import type { FileSystem } from "../source/file.ts";
+import type { Mapped } from "../handles/mapped.ts";
+import { settled } from "../handles/stream.ts";
 import { type OpenedSource, openSource } from "../source/source.ts";
 import { digestOpened } from "../staging/digest.ts";
 import { pump } from "../staging/pump.ts";
-import { openRing, type PinnedRing } from "../staging/ring.ts";
 import { createWitness, type Witness } from "../staging/witness.ts";
 import type {
   AllocationId,
@@ -35,59 +24,13 @@ import type {
   UploadWatch,
 } from "./device.ts";
 import { readAllocationFacts, readDeviceInfo } from "./facts.ts";
+import { type LocalDeviceOptions, type LocalParts, openLocalParts } from "./local-parts.ts";
 import { locateDamage } from "./locate.ts";
-import { type Meter, openMeter, windowFor } from "./measure.ts";
-
-export interface LocalDeviceOptions {
-  readonly driver: CudaDriver;
-  readonly ordinal: number;
-  readonly clock: Clock;
-  readonly pool: HashPool;
-  readonly fs: FileSystem;
-  /** The hashing kernel: PTX, or the emulated driver's stand-in. */
-  readonly kernelImage: Uint8Array;
-  readonly report: ReleaseFailureReporter;
-  readonly monitor: GpuMonitor;
-  readonly wddm?: boolean;
-  readonly ringSlots?: number;
-  readonly ringSlotBytes?: number;
-  readonly measureWindowBytes?: number;
-}
 
 /** A device of this process; `flipBit` is how tests and `vram try --tamper` change sealed bytes. */
 export interface LocalDevice extends Device {
   /** Flips one bit of an allocation through a writable alias. Offset in bytes, bit 0–7. */
   flipBit(allocationId: AllocationId, offset: number, bit: number): Promise<void>;
-}
-
-/** What an open device holds; opened together, closed in reverse. */
-interface Parts {
-  readonly context: DeviceContext;
-  readonly uploads: Stream;
-  readonly chores: Stream;
-  readonly block: Pinned;
-  readonly ring: PinnedRing;
-  readonly meter: Meter;
-}
-
-async function openParts(options: LocalDeviceOptions, bytesTotal: number, undo: UndoStack): Promise<Parts> {
-  const context = openContext(options.driver, options.ordinal, options.clock, options.report);
-  undo.defer("context", () => context.close());
-  const uploads = openStream(context);
-  undo.defer("upload stream", () => uploads.close());
-  const chores = openStream(context);
-  undo.defer("chore stream", () => chores.close());
-  const block = openPinned(context, BLOCK_BYTES);
-  undo.defer("block buffer", () => block.close());
-  const slots = options.ringSlots ?? LIMITS.ringSlots;
-  const ring = openRing(context, uploads, slots, options.ringSlotBytes ?? LIMITS.ringSlotBytes);
-  undo.defer("ring", () => ring.close());
-  const kernel = openHashKernel(context, options.kernelImage);
-  undo.defer("kernel", () => kernel.close());
-  const meter = await openMeter(context, kernel, options.measureWindowBytes ?? windowFor(bytesTotal));
-  undo.defer("meter", () => meter.close());
-  await meter.selfTest();
-  return { context, uploads, chores, block, ring, meter };
 }
 
 /** Where a release that failed fatally goes: it ends the device like any other call. */
@@ -108,7 +51,7 @@ function uploadResult(byteLength: number, durationMs: number, witness: Witness):
 class OpenLocalDevice implements LocalDevice {
   readonly info: DeviceInfo;
   readonly #options: LocalDeviceOptions;
-  readonly #parts: Parts;
+  readonly #parts: LocalParts;
   readonly #undo: UndoStack;
   readonly #allocations = new Map<AllocationId, Allocation>();
   readonly #sources = new Map<SourceId, OpenedSource>();
@@ -120,7 +63,13 @@ class OpenLocalDevice implements LocalDevice {
   #fatal: VramError | undefined;
   #open = true;
 
-  constructor(info: DeviceInfo, options: LocalDeviceOptions, parts: Parts, undo: UndoStack, releases: FatalReleases) {
+  constructor(
+    info: DeviceInfo,
+    options: LocalDeviceOptions,
+    parts: LocalParts,
+    undo: UndoStack,
+    releases: FatalReleases,
+  ) {
     this.info = info;
     this.#options = options;
     this.#parts = parts;
@@ -299,7 +248,7 @@ export async function openLocalDevice(options: LocalDeviceOptions): Promise<Loca
   const undo = new UndoStack(report);
   try {
     const info = readDeviceInfo(options.driver, options.ordinal, options.wddm ?? false);
-    const parts = await openParts({ ...options, report }, info.bytesTotal, undo);
+    const parts = await openLocalParts({ ...options, report }, info.bytesTotal, undo);
     return new OpenLocalDevice(info, options, parts, undo, releases);
   } catch (error) {
     await undo.unwind();

@@ -7,7 +7,8 @@ import { type EmulatedMachine, openBackend, openNativeDevices } from "../backend
 import { systemClock } from "../clock.ts";
 import { CUDA_LIBRARY } from "../cuda/driver.ts";
 import { readHostTraces, requireRealDriver } from "../device/detect.ts";
-import { type LocalDevice, type LocalDeviceOptions, openLocalDevice } from "../device/local.ts";
+import { type LocalDevice, openLocalDevice } from "../device/local.ts";
+import type { LocalDeviceOptions } from "../device/local-parts.ts";
 import { type ReleaseFailureReporter, UndoStack } from "../dispose.ts";
 import { systemReason, VramError } from "../errors.ts";
 import { openHashPool } from "../hash/pool.ts";
