@@ -68,14 +68,14 @@ export interface Worker {
   lost: boolean;
 }
 
-/** Checks the device against the policy, binds keys and account to it; `bytesHeld` of it others may hold, since before. A violation is journalled and thrown. */
+/** Checks the device against the policy, binds keys and account to it; `heldBytes` says how many others may hold, since before. A violation is journalled and thrown. */
 export async function openWorker(
   system: System,
   device: Device,
   headroomBytes?: number,
-  bytesHeld?: number,
+  heldBytes?: () => number,
 ): Promise<Worker> {
-  const { ordinal, uuid, bytesTotal, granuleBytes, backend } = device.info;
+  const { ordinal, uuid, bytesTotal, backend } = device.info;
   const ref: DeviceRef = Object.freeze({ ordinal, uuid });
   const broken = checkDevice(system.policy, device.info.facts);
   for (const violation of broken) {
@@ -89,12 +89,7 @@ export async function openWorker(
     device,
     ref,
     keys: deriveWorkerKeys(system.state.rootKey, backend, uuid),
-    ledger: createLedger(
-      bytesTotal,
-      granuleBytes,
-      headroomBytes ?? defaultHeadroom(bytesTotal, granuleBytes),
-      bytesHeld,
-    ),
+    ledger: await openLedger(device, headroomBytes, heldBytes),
     accounts: new Mutex(),
     stopped,
     stoppedAgain: undefined,
@@ -104,6 +99,17 @@ export async function openWorker(
   };
   device.onLost((error) => loseWorker(system, worker, error));
   return worker;
+}
+
+/** The account of a device. Its figure is read before it is asked who holds something: whoever lets go later is seen. */
+async function openLedger(device: Device, headroomBytes?: number, heldBytes?: () => number): Promise<Ledger> {
+  const { bytesTotal, granuleBytes } = device.info;
+  const headroom = headroomBytes ?? defaultHeadroom(bytesTotal, granuleBytes);
+  if (heldBytes === undefined) return createLedger(bytesTotal, granuleBytes, headroom);
+  const { bytesFree } = await device.memory();
+  const ledger = createLedger(bytesTotal, granuleBytes, headroom, heldBytes());
+  ledger.capacity(bytesFree);
+  return ledger;
 }
 
 /** After a fatal error nothing on this device can be relied on any more (VR-DEV-05). */

@@ -74,7 +74,7 @@ class OpenDevices implements KeptDevices {
     const { system, devices, headroomBytes, heldOn, clock } = this.#options;
     for (const [index, { open, ...ref }] of devices.entries()) {
       const bind = async (device: RemoteDevice): Promise<void> => {
-        this.workers[index] = await openWorker(system, device, headroomBytes, heldOn(ref.uuid));
+        this.workers[index] = await openWorker(system, device, headroomBytes, () => heldOn(ref.uuid));
       };
       const onChange = (change: DeviceChange): void => this.#onChange(index, ref, change);
       this.#supervisors.push(await superviseDevice({ open, bind, onChange, clock }));

@@ -4,8 +4,10 @@
  */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { encodeMessage } from "../../src/service/attach/protocol.ts";
+import { type AttachServer, openAttachServer } from "../../src/service/attach/server.ts";
+import { createWorkQueue } from "../../src/service/http/queue.ts";
 import { askRaw, bytesOf, connectRaw, descriptorsOf, grantedOf } from "../helpers/attach.ts";
 import { buildSafetensors } from "../helpers/model-files.ts";
 import { until } from "../helpers/nvml-monitor.ts";
@@ -58,7 +60,7 @@ describe("who is handed the memory", () => {
       record: { shardId, digest, exports: 1, exportsTotal: 1, leases: 1 },
       seal: { shardId, digest },
       lease: { shardId, digest },
-      verification: { digest, basis: "fresh-enough" },
+      verification: { digest, basis: "measured" },
       memory: { kind: "memfd", deviceUuid: record().device.uuid },
     });
     expect(granted.tensors.length).toBeGreaterThan(1);
@@ -117,7 +119,7 @@ describe("who is handed the memory", () => {
   it("is no reason not to zero once it has gone", async () => {
     const peer = await askRaw(front.socket, { shard: shardId });
     peer.leave();
-    await until("the export is ended", () => record().exports === 0);
+    await until("the export is ended", () => record().exports + record().leases === 0);
     const evicted = await test.service.evict(shardId, { revoke: false });
     expect(evicted.shards[0]).toMatchObject({ zeroed: true });
     expect(bytesOf(peer.descriptors[0] ?? -1).every((byte) => byte === 0)).toBe(true);
@@ -228,7 +230,7 @@ describe("descriptors and counts", () => {
     expect(counts()).toEqual([50, 51, 50]);
     for (const peer of all) peer.close();
     for (let count = 0; count < 50; count += 1) (await askRaw(front.socket, { shard: shardId })).close();
-    await until("all are ended", () => record().exports === 0);
+    await until("all are ended", () => record().exports + record().leases === 0);
     await until("all are closed", () => descriptorsOf() <= before);
     expect(counts()).toEqual([0, 101, 0]);
   });
@@ -264,16 +266,64 @@ describe("the end of a service", () => {
     ).toBe(true);
   });
 
-  it("a device that is lost ends the lease, not the mapping; its successor counts what is held", async () => {
+  it("a device that is lost ends the lease; what is sealed again is nobody's yet", async () => {
     const peer = await askRaw(front.socket, { shard: shardId });
     test.kill();
     expect(await peer.next()).toMatchObject({ event: "lease_ended", because: "lost" });
-    expect(
-      bytesOf(peer.descriptors[0] ?? -1)
-        .subarray(0, bytes.byteLength)
-        .equals(bytes),
-    ).toBe(true);
     await until("it is sealed again", () => test.service.list().shards[0]?.state === "sealed");
     expect(counts()).toEqual([0, 0, 0]);
+  });
+});
+
+describe("[VR-API-02] who may connect", () => {
+  const openFor = async (uid: number, groupId: number | undefined): Promise<string> => {
+    const path = join(home.folder, "run", `${uid}.sock`);
+    const server = await openAttachServer({
+      ...{ service: test.service, path: `${path}.attach`, uid: home.place.uid, groupId, stallMs: 1000 },
+      ...{ peerOf: () => ({ uid, pid: process.pid }), report: () => undefined },
+      queue: createWorkQueue({ requests: 4, waiting: 4 }),
+    });
+    servers.push(server);
+    return path;
+  };
+  const servers: AttachServer[] = [];
+  afterEach(async () => {
+    for (const server of servers.splice(0)) await server.close();
+  });
+  const stranger = 54_321;
+
+  it("another user is refused, and on record", async () => {
+    const peer = await askRaw(await openFor(stranger, undefined), { shard: shardId });
+    expect(peer.reply).toMatchObject({ ok: false, problem: { code: "FORBIDDEN", status: 403 } });
+    expect(peer.descriptors).toEqual([]);
+    expect(test.of("auth_failed")).toMatchObject([{ failure: "wrong-peer", transport: "socket" }]);
+  });
+
+  it("a member of the group is known by his number", async () => {
+    const peer = await askRaw(await openFor(stranger, process.getgid?.()), { shard: shardId });
+    grantedOf(peer);
+    expect(test.of("shard_exported")).toMatchObject([{ caller: `uid ${stranger}` }]);
+  });
+
+  it("whose socket cannot be told is refused", async () => {
+    const path = join(home.folder, "run", "none.sock");
+    const server = await openAttachServer({
+      ...{ service: test.service, path: `${path}.attach`, uid: home.place.uid, groupId: undefined, stallMs: 1000 },
+      peerOf: () => {
+        throw new Error("no peer");
+      },
+      report: () => undefined,
+      queue: createWorkQueue({ requests: 4, waiting: 4 }),
+    });
+    servers.push(server);
+    expect((await askRaw(path, { shard: shardId })).reply).toMatchObject({ ok: false, problem: { code: "FORBIDDEN" } });
+  });
+
+  it("a path that the kernel would cut is refused", async () => {
+    const path = join(home.folder, "run", "x".repeat(108));
+    const options = { service: test.service, path, uid: home.place.uid, groupId: undefined, stallMs: 1000 };
+    const more = { peerOf: () => ({ uid: 0 }), report: () => undefined };
+    const queue = createWorkQueue({ requests: 4, waiting: 4 });
+    await expect(openAttachServer({ ...options, ...more, queue })).rejects.toMatchObject({ code: "STATE_INVALID" });
   });
 });
