@@ -79,4 +79,4 @@ say "who attached, and who was refused, is on record"
 kill -TERM "$service"
 wait "$service"
 service=""
-node dist/cli/bin.js audit tail --json | grep -oE '"type":"(shard_exported|export_ended|request_refused)"' | sort | uniq -c
+node dist/cli/bin.js audit tail -n 100 --json | grep -oE '"type":"(shard_exported|export_ended|request_refused)"' | sort | uniq -c

@@ -48,7 +48,23 @@ describe("examples", () => {
     expect(out).toContain("EMULATED device");
   }, 120_000);
 
+  it("[VR-API-05] two checkpoints that are equal by their layout: who expects one is refused the other", async () => {
+    const { code, out, err } = await run(`${ROOT}examples/02-two-checkpoints.sh`);
+    expect(code, `${out}\n${err}`).toBe(0);
+    expect(part(out, "A is sealed")).toMatch(/model\.norm\.weight.*\(exit 0\)/s);
+    expect(part(out, "somebody seals B")).toContain("names, types and shapes are equal");
+    const refused = part(out, "the engine that expects A is refused");
+    expect(refused).toMatch(/^[^\n]*\n\$ attach model --expect fsverity:[0-9a-f]{64}\n\(exit 3\)\n$/);
+    expect(err).toContain("DIGEST_MISMATCH");
+    expect(part(out, "who attached")).toMatch(
+      /3 "type":"export_ended"\s+1 "type":"request_refused"\s+3 "type":"shard_exported"/,
+    );
+    expect(out).toContain("EMULATED device");
+  }, 120_000);
+
   it("all of them are run here", async () => {
-    expect((await readdir(`${ROOT}examples`)).toSorted()).toEqual(["01-tampered-service.mjs", "01-walkthrough.sh"]);
+    // `pytorch` is a module: clients/python has its tests.
+    const found = (await readdir(`${ROOT}examples`)).toSorted();
+    expect(found).toEqual(["01-tampered-service.mjs", "01-walkthrough.sh", "02-two-checkpoints.sh", "pytorch"]);
   });
 });
