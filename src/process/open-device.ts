@@ -47,7 +47,7 @@ async function lockGpu(runtimeDir: string, uuid: string, undo: UndoStack): Promi
 export async function openProcessDevice(
   request: OpenRequest,
   report: ReleaseFailureReporter,
-  { sizes, ...emulation }: ProcessTestOptions = {},
+  { sizes, overrides, ...emulation }: ProcessTestOptions = {},
 ): Promise<OpenedDevice> {
   const { backend, library, uuid, runtimeDir, libraryPath, byteLength, hashThreads } = request;
   const undo = new UndoStack(report);
@@ -56,11 +56,15 @@ export async function openProcessDevice(
     const pool = openHashPool(hashThreads);
     undo.defer("hash pool", () => pool.close());
     const decision = { backend, because: "the service decided", ...(library === undefined ? {} : { library }) };
+    // Loaded here: who imports this needs no native code.
+    const { openShareable } = await import("../cuda/emulated/shareable.ts");
     const machine: EmulatedMachine = {
       devices: 1,
       remembered: [uuid],
       ...(byteLength === undefined ? {} : { byteLength }),
       ...emulation,
+      // As a GPU's memory: another process may be handed it, and then has it for as long as it likes.
+      overrides: { shareable: openShareable, ...overrides },
     };
     // Without NVML: this process starts no other. The service asks NVML itself.
     const { driver, monitor, kernelImage, uuids } = await openBackend(decision, machine, undefined, pool, undo);

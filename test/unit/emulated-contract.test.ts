@@ -1,20 +1,24 @@
-/** The contract of the border, kept by the emulated driver. */
+/** The contract of the border, kept by the emulated driver, whether or not its memory can be shared. */
+import { closeSync } from "node:fs";
 import { expect } from "vitest";
+import type { OpenStore } from "../../src/cuda/emulated/backing.ts";
 import { openEmulatedDriver } from "../../src/cuda/emulated/driver.ts";
 import { EMULATED_MODULE_IMAGE } from "../../src/cuda/emulated/kernels.ts";
+import { openShareable } from "../../src/cuda/emulated/shareable.ts";
 import { openHashPool } from "../../src/hash/pool.ts";
 import type { Subject } from "../helpers/driver-bench.ts";
-import { describeDriver } from "../helpers/driver-contract.ts";
+import { describeDriver, type Terms } from "../helpers/driver-contract.ts";
 import { device, MIB } from "../helpers/emulated.ts";
 import { readHardwareAnswers } from "../helpers/hardware-answers.ts";
 
-function open(): Subject {
-  const driver = openEmulatedDriver({ devices: [device(0), device(1, 96 * MIB)], pool: openHashPool(0) });
+function open(shareable?: OpenStore): Subject {
+  const devices = [device(0), device(1, 96 * MIB)].map((spec) => ({ ...spec, ...(shareable && { shareable }) }));
+  const driver = openEmulatedDriver({ devices, pool: openHashPool(0) });
   return {
     driver,
     image: EMULATED_MODULE_IMAGE,
     ordinal: 1,
-    closeFd: (fd) => driver.emulation.closeExportedFd(fd),
+    closeFd: shareable === undefined ? (fd) => driver.emulation.closeExportedFd(fd) : closeSync,
     audit: () => {
       expect(driver.emulation.live()).toEqual({});
       expect(driver.emulation.pendingLint()).toBeUndefined();
@@ -22,7 +26,7 @@ function open(): Subject {
   };
 }
 
-describeDriver("the emulated driver", open, {
+const terms: Terms = {
   hardware: readHardwareAnswers(),
   standIn: true,
   deviations: { freshMemoryIsZero: "dirty on purpose: it finds code that relies on zeros" },
@@ -30,4 +34,7 @@ describeDriver("the emulated driver", open, {
   fatalInProcess: true,
   slackBytes: 0,
   eventsAreLate: true,
-});
+};
+
+describeDriver("the emulated driver", open, terms);
+describeDriver("the emulated driver with memory to share", () => open(openShareable), { ...terms, realFds: true });

@@ -1,8 +1,25 @@
 /**
  * Host memory behind the emulated device, handed out again when it comes back. Shared memory that is dropped stays with
  * the process until a garbage collection, and nothing makes one urgent; so it is kept here, up to a limit. What is
- * handed out is dirty, like VRAM: whoever needs zeros writes them.
+ * handed out is dirty, like VRAM: whoever needs zeros writes them. Nobody else can have it; memory that is to be handed
+ * to another process is in `shareable.ts`.
  */
+import { LIMITS } from "../../limits.ts";
+
+/** Where the granules of one allocation are stored. */
+export interface Store {
+  /** Room for a granule, with whatever was there before. */
+  take(granule: number): Uint8Array<SharedArrayBuffer>;
+  /** The granule reads as zeros from now on, and needs no room of its own. */
+  give(granule: number, bytes: Uint8Array<SharedArrayBuffer>): void;
+  /**
+   * A descriptor of all granules, each where it lies in the allocation; undefined where nobody else can have them. Those
+   * that were never taken, or given back, are zeros. The caller closes it.
+   */
+  readonly exportFd: (() => number) | undefined;
+  /** Nothing of it is needed any more. `stored`: what was taken, and not given back. */
+  drop(stored: Iterable<Uint8Array<SharedArrayBuffer>>): void;
+}
 
 /** Kept at most; beyond it memory is left to the garbage collector. */
 const KEPT_BYTES_MAX = 1024 ** 3;
@@ -27,3 +44,16 @@ export function giveBacking(memory: SharedArrayBuffer): void {
   if (same === undefined) kept.set(byteLength, [memory]);
   else same.push(memory);
 }
+
+/** Room for an allocation of `byteLength` bytes, whole granules, on the device `uuid`. */
+export type OpenStore = (uuid: string, byteLength: number) => Store;
+
+/** Memory of this process alone, a piece for each granule. */
+export const heapStore: Store = {
+  take: () => new Uint8Array(takeBacking(LIMITS.granuleBytes)),
+  give: (_granule, bytes) => giveBacking(bytes.buffer),
+  exportFd: undefined,
+  drop: (stored) => {
+    for (const { buffer } of stored) giveBacking(buffer);
+  },
+};

@@ -2,20 +2,22 @@
  * Allocations: what `cuMemCreate` makes. An allocation holds VRAM for as long as anything refers to it: a handle, a
  * mapping, an exported fd. Capacity is what the device has, less what other tenants hold, less our allocations.
  *
- * Not modelled: fragmentation, the memory a context takes for itself, import of an fd (its numbers are made up, and
- * only `closeExportedFd` closes one).
+ * Not modelled: fragmentation, the memory a context takes for itself, import of an fd. Where memory is not shareable the
+ * numbers of fds are made up, and only `closeExportedFd` closes one.
  */
 import type { AllocationProperties } from "../driver.ts";
-import type { Tenant } from "../monitor.ts";
 import { cudaError, STATUS } from "../status.ts";
+import { heapStore } from "./backing.ts";
+import { othersOn } from "./holders.ts";
 import { EmulatorLint } from "./lint.ts";
+import type { EmulatedDeviceSpec } from "./options.ts";
 import { GRANULE_BYTES, openPhysicalMemory, type PhysicalMemory } from "./physical.ts";
 
 /** The device an allocation lies on. */
 export interface DeviceMemory {
   readonly ordinal: number;
   /** Tenants are read anew for every answer: they come and go. */
-  readonly spec: { readonly byteLength: number; readonly tenants?: readonly Tenant[] };
+  readonly spec: EmulatedDeviceSpec;
 }
 
 export interface Allocation {
@@ -64,6 +66,14 @@ function refuseHandle(cuHandle: bigint, issued: number, call: string): never {
   throw cudaError(call, STATUS.INVALID_VALUE);
 }
 
+/** An allocation with one handle. */
+function newAllocation(serial: number, byteLength: number, { ordinal, spec }: DeviceMemory): Allocation {
+  const cuHandle = HANDLE_BASE + HANDLE_STEP * BigInt(serial);
+  const store = spec.shareable?.(spec.uuid, byteLength) ?? heapStore;
+  const physical = openPhysicalMemory(byteLength, serial, store);
+  return { serial, cuHandle, ordinal, physical, extent: byteLength, handles: 1, mappings: 0, fds: 0 };
+}
+
 export function openAllocations(): Allocations {
   const live = new Map<bigint, Allocation>();
   const fds = new Map<number, Allocation>();
@@ -73,7 +83,7 @@ export function openAllocations(): Allocations {
 
   const usedOn = (ordinal: number): number => used.get(ordinal) ?? 0;
   const bytesFree = (device: DeviceMemory): number => {
-    const others = (device.spec.tenants ?? []).reduce((sum, tenant) => sum + tenant.byteLength, 0);
+    const others = othersOn(device.spec).reduce((sum, tenant) => sum + tenant.byteLength, 0);
     return Math.max(0, device.spec.byteLength - others - usedOn(device.ordinal));
   };
   const dropIfUnused = (allocation: Allocation): void => {
@@ -92,14 +102,11 @@ export function openAllocations(): Allocations {
       const valid = Number.isSafeInteger(byteLength) && byteLength > 0 && byteLength % GRANULE_BYTES === 0;
       if (!valid) throw cudaError("memory.create", STATUS.INVALID_VALUE);
       if (byteLength > bytesFree(device)) throw cudaError("memory.create", STATUS.OUT_OF_MEMORY);
+      const allocation = newAllocation(serial + 1, byteLength, device);
       serial += 1;
-      const { ordinal } = device;
-      const cuHandle = HANDLE_BASE + HANDLE_STEP * BigInt(serial);
-      const physical = openPhysicalMemory(byteLength, serial);
-      const counts = { handles: 1, mappings: 0, fds: 0 };
-      live.set(cuHandle, { serial, cuHandle, ordinal, physical, extent: byteLength, ...counts });
-      used.set(ordinal, usedOn(ordinal) + byteLength);
-      return cuHandle;
+      live.set(allocation.cuHandle, allocation);
+      used.set(device.ordinal, usedOn(device.ordinal) + byteLength);
+      return allocation.cuHandle;
     },
     get,
     release: (cuHandle) => {
@@ -113,6 +120,10 @@ export function openAllocations(): Allocations {
     },
     exportFd: (cuHandle) => {
       const allocation = get(cuHandle, "memory.exportFd");
+      const shared = allocation.physical.exportFd();
+      // Not counted: it is closed here or in another process, and nobody says so. Where it outlives the allocation, those
+      // who hold it are found (`holders.ts`).
+      if (shared !== undefined) return shared;
       allocation.fds += 1;
       fds.set(nextFd, allocation);
       nextFd += 1;

@@ -1,11 +1,15 @@
-/** What NVML would say of an emulated device: the tenants its specification names, and nothing about health. */
+/** What NVML would say of an emulated device: who else has memory on it, and nothing about health. */
 import type { GpuMonitor } from "../monitor.ts";
+import { othersOn } from "./holders.ts";
 import type { EmulatedDeviceSpec } from "./options.ts";
 
 /** Specifications are read anew for every answer. */
 export function emulatedMonitor(devices: readonly EmulatedDeviceSpec[]): GpuMonitor {
   return {
-    read: async (uuid) => ({ processes: [...(devices.find((device) => device.uuid === uuid)?.tenants ?? [])] }),
+    read: async (uuid) => {
+      const device = devices.find((one) => one.uuid === uuid);
+      return { processes: device === undefined ? [] : [...othersOn(device)] };
+    },
     close: async () => undefined,
   };
 }

@@ -6,6 +6,7 @@ import { assert } from "../../assert.ts";
 import type { HashPool } from "../../hash/pool.ts";
 import type { CudaDriver, DeviceAttribute } from "../driver.ts";
 import type { Tenant } from "../monitor.ts";
+import type { OpenStore } from "./backing.ts";
 import type { EmulatedFaults } from "./faults.ts";
 
 export interface EmulatedDeviceSpec {
@@ -14,6 +15,11 @@ export interface EmulatedDeviceSpec {
   readonly byteLength: number;
   /** Read anew for every answer, so that a test may change what others hold. */
   readonly tenants?: readonly Tenant[];
+  /**
+   * Makes the room of each allocation, so that other processes may be handed it: `openShareable`, which brings native
+   * code and needs Linux. Without it memory is this process's alone, and descriptors of it are made up.
+   */
+  readonly shareable?: OpenStore;
   readonly attributes?: Partial<Record<DeviceAttribute, number>>;
   /** Must contain "emulated", in any case. */
   readonly name?: string;
@@ -28,7 +34,7 @@ export interface EmulatedOptions {
 
 /** What only an emulated driver can be asked. For tests. */
 export interface Emulation {
-  /** Closes an exported fd, as its last holder would. */
+  /** Closes an exported fd, as its last holder would; not one of shareable memory, which is the system's. */
   closeExportedFd(fd: number): void;
   /** Allocations that hold VRAM, oldest first. `allocation` is what fault plans name them by. */
   allocations(): readonly { readonly allocation: number; readonly ordinal: number; readonly byteLength: number }[];

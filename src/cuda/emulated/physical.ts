@@ -5,12 +5,15 @@
  * written down when it is first touched. Fresh VRAM is not promised to be zero, so here it never is: not one byte of
  * the pattern is 0.
  *
- * `PhysicalMemory` is the seam behind which a later implementation may put a memfd. It knows nothing of addresses,
- * access or capacity, and does no bounds checks beyond assertions: `access.ts` has done them.
+ * Where granules are stored is the `Store`'s business: on the heap, or in a memfd that other processes may map. Whoever
+ * maps it reads what `read` returns, so what is dirty is written down before it is handed out.
+ *
+ * `PhysicalMemory` knows nothing of addresses, access or capacity, and does no bounds checks beyond assertions:
+ * `access.ts` has done them.
  */
 import { assert } from "../../assert.ts";
 import { LIMITS } from "../../limits.ts";
-import { giveBacking, takeBacking } from "./backing.ts";
+import { heapStore, type Store } from "./backing.ts";
 
 export const GRANULE_BYTES = LIMITS.granuleBytes;
 const PAGE_BYTES = 4096;
@@ -30,6 +33,11 @@ export interface PhysicalMemory {
   fill(offset: number, value: number, byteLength: number): void;
   /** The range in pieces that do not cross a granule, in order. Valid until the range is written. */
   segments(offset: number, byteLength: number): Iterable<Segment>;
+  /**
+   * A descriptor of it for another process, which nobody writes through, and which the caller closes; undefined where it
+   * cannot be had. What is written from now on is seen through it.
+   */
+  exportFd(): number | undefined;
   /** Gives its host memory back. Nothing may be called afterwards. */
   drop(): void;
 }
@@ -95,6 +103,8 @@ interface Granules {
   /** Whether it is zero without being stored. */
   isZero(granule: number): boolean;
   makeZero(granule: number): void;
+  /** Stores whatever is dirty. */
+  writeDown(): void;
   /** Gives all stored granules back. */
   drop(): void;
   /** The piece of a stored granule; undefined if it is not stored. */
@@ -105,7 +115,7 @@ interface Granules {
   readDirt(granule: number, start: number, into: Uint8Array): void;
 }
 
-function openGranules(count: number, seed: number): Granules {
+function openGranules(count: number, seed: number, store: Store): Granules {
   const stored = new Map<number, StoredGranule>();
   /** 1 where a granule that is not stored is zero, 0 where it is dirty. */
   const zeroed = new Uint8Array(count);
@@ -125,14 +135,13 @@ function openGranules(count: number, seed: number): Granules {
     return bytes.subarray(start, end);
   };
 
-  const open = (piece: Piece): StoredGranule => {
-    const bytes = new Uint8Array(takeBacking(GRANULE_BYTES));
-    const whole = piece.byteLength === GRANULE_BYTES;
-    const dirty = !whole && zeroed[piece.granule] === 0;
-    if (!whole && !dirty) bytes.fill(0);
+  const open = (granule: number, overwritten: boolean): StoredGranule => {
+    const bytes = store.take(granule);
+    const dirty = !overwritten && zeroed[granule] === 0;
+    if (!overwritten && !dirty) bytes.fill(0);
     const untouched = dirty ? new Uint8Array(GRANULE_BYTES / PAGE_BYTES).fill(1) : undefined;
     const opened = { bytes, untouched };
-    stored.set(piece.granule, opened);
+    stored.set(granule, opened);
     return opened;
   };
 
@@ -143,27 +152,40 @@ function openGranules(count: number, seed: number): Granules {
     isZero: (granule) => zeroed[granule] === 1 && !stored.has(granule),
     makeZero: (granule) => {
       const known = stored.get(granule);
-      if (known !== undefined) giveBacking(known.bytes.buffer);
+      if (known !== undefined) store.give(granule, known.bytes);
       stored.delete(granule);
       zeroed[granule] = 1;
     },
+    writeDown: () => {
+      for (const piece of pieces(0, count * GRANULE_BYTES)) {
+        const { granule } = piece;
+        const known = stored.get(granule) ?? (zeroed[granule] === 0 ? open(granule, false) : undefined);
+        if (known !== undefined) touch(known, piece, false);
+      }
+    },
     drop: () => {
-      for (const { bytes } of stored.values()) giveBacking(bytes.buffer);
+      store.drop([...stored.values()].map(({ bytes }) => bytes));
       stored.clear();
     },
     read: (piece) => {
       const known = stored.get(piece.granule);
       return known === undefined ? undefined : touch(known, piece, false);
     },
-    store: (piece) => touch(stored.get(piece.granule) ?? open(piece), piece, true),
+    store: (piece) => {
+      const known = stored.get(piece.granule) ?? open(piece.granule, piece.byteLength === GRANULE_BYTES);
+      return touch(known, piece, true);
+    },
     readDirt: (granule, start, into) => readDirt(turnOf(granule), start, into),
   };
 }
 
-/** Fresh memory of `byteLength` bytes, a multiple of the granule. `seed` makes its dirt differ from its neighbours'. */
-export function openPhysicalMemory(byteLength: number, seed: number): PhysicalMemory {
+/**
+ * Fresh memory of `byteLength` bytes, a multiple of the granule. `seed` makes its dirt differ from its neighbours'. It is
+ * stored in `store`, which goes with it.
+ */
+export function openPhysicalMemory(byteLength: number, seed: number, store: Store = heapStore): PhysicalMemory {
   assert(byteLength > 0 && byteLength % GRANULE_BYTES === 0, "physical memory comes in whole granules");
-  const granules = openGranules(byteLength / GRANULE_BYTES, seed);
+  const granules = openGranules(byteLength / GRANULE_BYTES, seed, store);
   const inside = (offset: number, length: number): void =>
     assert(
       offset >= 0 && length >= 0 && offset + length <= byteLength,
@@ -174,6 +196,11 @@ export function openPhysicalMemory(byteLength: number, seed: number): PhysicalMe
     byteLength,
     storedBytes: () => granules.storedCount * GRANULE_BYTES,
     drop: () => granules.drop(),
+    exportFd: () => {
+      if (store.exportFd === undefined) return undefined;
+      granules.writeDown();
+      return store.exportFd();
+    },
     read: (offset, into) => {
       inside(offset, into.byteLength);
       for (const piece of pieces(offset, into.byteLength)) {
