@@ -12,6 +12,7 @@
  */
 import type { z } from "zod";
 import { anyObject, readState, readValue, requireSuccess } from "./client/answers.ts";
+import type { Attachment, AttachTerms } from "./client/attach.ts";
 import { type FeedItem, type FeedOptions, type Pause, readFeed } from "./client/feed.ts";
 import { type Exchange, openTransport, type ServiceAddress } from "./client/transport.ts";
 import { VramError } from "./errors.ts";
@@ -26,6 +27,14 @@ import type {
 } from "./service/requests.ts";
 
 export { errorFromReply } from "./client/answers.ts";
+export type {
+  AttachedTensor,
+  Attachment,
+  AttachTerms,
+  DeviceAttachment,
+  HostAttachment,
+} from "./client/attach.ts";
+export type { EndedLease } from "./client/attach-checks.ts";
 export type { FeedEntry, FeedItem, FeedOptions } from "./client/feed.ts";
 export type { ServiceAddress } from "./client/transport.ts";
 export { type ErrorCode, VramError } from "./errors.ts";
@@ -72,6 +81,11 @@ export interface Client {
   release(leaseId: string, options?: CallOptions): Promise<replies.LeaseReply>;
   lease(leaseId: string, options?: CallOptions): Promise<replies.LeaseReply>;
   leases(options?: CallOptions): Promise<readonly replies.LeaseReply[]>;
+  /**
+   * The weights themselves, where they lie, for as long as the connection is there; on a socket only. `expect` says what
+   * they must be. `INVALID_ARGUMENT` for a client of a URL.
+   */
+  attach(shard: string, terms: AttachTerms, options?: CallOptions): Promise<Attachment>;
   evict(shard: string, options?: CallOptions & { readonly revoke?: boolean }): Promise<replies.Eviction>;
   resume(request: ResumeRequest, options?: CallOptions): Promise<readonly replies.DeviceState[]>;
   devices(options?: CallOptions): Promise<readonly replies.DeviceState[]>;
@@ -109,6 +123,15 @@ function segment(idOrName: string): string {
   if (!/^\.{0,2}$/.test(idOrName)) return encodeURIComponent(idOrName);
   const message = `${JSON.stringify(idOrName)} is no id or name`;
   throw new VramError("INVALID_ARGUMENT", message, { details: { argument: "id" } });
+}
+
+/** A descriptor goes over a Unix socket, and nowhere else. */
+function requireSocket(address: ServiceAddress): string {
+  if ("socket" in address) return address.socket;
+  throw new VramError("INVALID_ARGUMENT", `${address.url}: memory is handed over on a socket only`, {
+    fix: "attach on the service's own machine: `openClient({ socket })`",
+    details: { argument: "url" },
+  });
 }
 
 /**
@@ -153,6 +176,11 @@ export function openClient(address: ServiceAddress, { pause }: ClientOptions = {
     release: (id, options) => change(replies.lease, ["DELETE", leaseAt(id)], options),
     lease: (id, options) => getValue(replies.lease, leaseAt(id), options),
     leases: async (options) => (await getValue(replies.leases, "/v1/leases", options)).leases,
+    attach: async (shard, terms, options) => {
+      const socket = requireSocket(address);
+      const { attach } = await import("./client/attach.ts");
+      return attach(socket, shard, terms, options);
+    },
     evict: (shard, { revoke, signal } = {}) =>
       change(replies.eviction, ["DELETE", `${shardAt(shard)}${revoke === true ? "?revoke=true" : ""}`], { signal }),
     resume: async (request, options) =>

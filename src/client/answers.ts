@@ -1,7 +1,7 @@
 /** What a service answered, read by the schemas of its contract; a problem becomes the error that it tells of. */
 import { z } from "zod";
 import { ERROR_TABLE, type ErrorCode, VramError } from "../errors.ts";
-import { type errorReply, problem } from "../service/replies.ts";
+import { type errorReply, type Problem, problem } from "../service/replies.ts";
 import { type Answer, notOurs } from "./transport.ts";
 
 type ErrorReply = z.infer<typeof errorReply>;
@@ -23,28 +23,37 @@ function parseJson(text: string): unknown {
 }
 
 /** What is wrong with a value, in one line: the first place that the schema objects to. */
-function faultOf(error: z.ZodError): string {
+export function faultOf(error: z.ZodError, whole = "the answer"): string {
   const [issue] = error.issues;
   const path = issue?.path.map(String).join(".") ?? "";
-  return `${path === "" ? "the answer" : path}: ${issue?.message ?? "not valid"}`;
+  return `${path === "" ? whole : path}: ${issue?.message ?? "not valid"}`;
 }
 
 /** A value as the schema has it. */
-export function readValue<T>(schema: z.ZodType<T>, text: string, where: string): T {
-  const value = parseJson(text);
-  if (value === undefined) throw notOurs(where, "an answer that is no JSON");
+export function readParsed<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   throw notOurs(where, faultOf(parsed.error));
+}
+
+/** JSON as the schema has it. */
+export function readValue<T>(schema: z.ZodType<T>, text: string, where: string): T {
+  const value = parseJson(text);
+  if (value === undefined) throw notOurs(where, "an answer that is no JSON");
+  return readParsed(schema, value, where);
+}
+
+/** The error that a problem tells of. */
+export function errorFromProblem({ detail, ...rest }: Problem): VramError {
+  return errorFromReply({ ...rest, message: detail });
 }
 
 /** The error of an answer that is no success. */
 export function readProblem({ status, text, retryAfter }: Answer, where: string): VramError {
   const parsed = problem.safeParse(parseJson(text));
   if (!parsed.success) return notOurs(where, `status ${status} without a problem that could be read`);
-  const { detail, details, ...rest } = parsed.data;
   const wait = /^[0-9]{1,6}$/.test(retryAfter ?? "") ? { retryAfterMs: Number(retryAfter) * 1000 } : {};
-  return errorFromReply({ ...rest, message: detail, details: { ...details, ...wait } });
+  return errorFromProblem({ ...parsed.data, details: { ...parsed.data.details, ...wait } });
 }
 
 /** Whether an answer is what was asked for. */

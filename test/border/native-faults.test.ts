@@ -4,11 +4,12 @@
  * handle is left, and what was not owned up to is given back.
  */
 import { createCipheriv } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { openNativeDriver } from "../../src/cuda/native/driver.ts";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { openChecked, openNativeDriver } from "../../src/cuda/native/driver.ts";
+import { importMemory } from "../../src/cuda/native/import.ts";
 import { readKernelImage } from "../../src/cuda/native/kernel-image.ts";
 import { DRIVER_PROTOTYPES } from "../../src/cuda/native/prototypes.ts";
 import { STATUS } from "../../src/cuda/status.ts";
@@ -122,13 +123,20 @@ describe.skipIf(fake === undefined)(`every call of the native driver${whyNoFakeC
     configureFakeCuda();
   });
 
-  test("every function of the table is called: by the journey, but for one that it does not need yet", async () => {
-    expect(symbols.filter((symbol) => !calls.has(symbol))).toEqual(["cuMemExportToShareableHandle"]);
+  test("every function of the table is called: by the journey, but for what hands memory on", async () => {
+    expect(symbols.filter((symbol) => !calls.has(symbol))).toEqual([
+      "cuMemExportToShareableHandle",
+      "cuMemImportFromShareableHandle",
+    ]);
     configureFakeCuda({ BYTES, LOG: log });
     const driver = openNativeDriver(library);
     const bench = openBench({ driver, image: readKernelImage(), ordinal: 0, closeFd: () => undefined });
-    const { cuHandle } = bench.allocate();
-    expect(driver.memory.exportFd(cuHandle)).toBeGreaterThan(2);
+    const { cuHandle, byteLength } = bench.allocate();
+    const fd = driver.memory.exportFd(cuHandle);
+    const [deviceUuid, failed] = [driver.device.uuid(driver.device.get(0)), vi.fn()];
+    importMemory(openChecked(library), { fd, byteLength, deviceUuid }, failed).close(failed);
+    expect(failed).not.toHaveBeenCalled();
+    closeSync(fd);
     await bench.close();
     const all = countCalls();
     expect([...all.keys()].sort()).toEqual([...symbols].sort());

@@ -4,6 +4,7 @@
  */
 import { describe, expect, test } from "vitest";
 import { ACCESS, type CudaDriver, DEVICE_ATTRIBUTE, POINTER_ATTRIBUTE } from "../../src/cuda/driver.ts";
+import { importHandle } from "../../src/cuda/native/import.ts";
 import type { DriverLibrary } from "../../src/cuda/native/library.ts";
 import { memoryCalls } from "../../src/cuda/native/memory.ts";
 import { moduleCalls } from "../../src/cuda/native/module.ts";
@@ -223,6 +224,12 @@ describe.skipIf(fake === undefined)(`what is filled in by hand${whyNoFakeCuda()}
     expect((location as Uint8Array).byteLength).toBe(at("sizeof(CUmemLocation)"));
     expect(LOCATION.map((name) => field(location, at(name)))).toEqual([at("CU_MEM_LOCATION_TYPE_DEVICE"), ORDINAL]);
     expect(at("sizeof(CUuuid)")).toBe(16);
+  });
+
+  test("a descriptor is imported by its value, as what it was exported as", () => {
+    const type = at("CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR");
+    expect(argumentsOf((cu) => importHandle(cu, 17)).slice(1)).toEqual([17n, type]);
+    expect(() => importHandle(recorder().cu, 2 ** 31)).toThrow(/an int/);
   });
 
   test("flags of streams, events, and registered memory, which begins and ends at a page", () => {

@@ -9,7 +9,6 @@ import { configureFakeCuda } from "./fake-cuda.ts";
 /** What the fake has and the driver does not bind. */
 const MORE_PROTOTYPES = {
   setFlags: "int cuDevicePrimaryCtxSetFlags_v2(int device, uint32_t flags)",
-  memImport: "int cuMemImportFromShareableHandle(void *handle, intptr_t fd, int type)",
   funcGetAttribute: "int cuFuncGetAttribute(void *value, int attribute, uint64_t function)",
   getErrorName: "int cuGetErrorName(int error, void *name)",
 };

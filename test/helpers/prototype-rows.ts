@@ -67,6 +67,8 @@ export const C_TYPES: Readonly<Record<string, string>> = {
   "void * shareableHandle": "void *",
   "const void * image": "void *",
   "void ** optionValues": "void *",
+  // A descriptor, by value.
+  "void * osHandle": "uint64_t",
   // Addresses: of VRAM, of registered host memory, of a table of kernel parameters.
   "void * addr": "uint64_t",
   "void * p": "uint64_t",

@@ -18,7 +18,8 @@ function explain(error: VramError, path: string): VramError {
   return "missing" in error.details ? notLoadable(error, path) : error;
 }
 
-function open(path: string): DriverLibrary {
+/** The library alone, loaded and initialised. Throws `DEVICE_UNUSABLE` with the fix. */
+export function openChecked(path: string): DriverLibrary {
   try {
     return openDriverLibrary(path);
   } catch (thrown) {
@@ -31,7 +32,7 @@ function open(path: string): DriverLibrary {
  * `DEVICE_UNUSABLE` with the fix.
  */
 export function openNativeDriver(library: string = CUDA_LIBRARY): CudaDriver {
-  const cu = open(library);
+  const cu = openChecked(library);
   return {
     backend: library === CUDA_LIBRARY ? "cuda" : "cuda-substituted",
     version: cu.version,

@@ -12,8 +12,9 @@ import { ACCESS, type CudaDriver, type PinnedMemory, POINTER_ATTRIBUTE } from ".
 import { STATUS } from "../status.ts";
 import { byteCount, type DriverLibrary, int, size, u64 } from "./library.ts";
 
-const LOCATION_DEVICE = 1;
-const HANDLE_POSIX_FD = 1;
+export const ALLOCATION_PINNED = 1;
+export const LOCATION_DEVICE = 1;
+export const HANDLE_POSIX_FD = 1;
 const GRANULARITY_MINIMUM = 0;
 const REGISTER_PORTABLE = 1;
 /** What is registered begins and ends at a page, so that no two registrations share one. */
@@ -23,7 +24,7 @@ const PINNED_BYTES_MAX = 2 ** 30;
 /** `CUmemAllocationProp`, 32 bytes: type @0, requestedHandleTypes @4, location.type @8, location.id @12, rest 0. */
 function allocationProperties(cuDevice: number): Uint8Array {
   const properties = new DataView(new ArrayBuffer(32));
-  properties.setInt32(0, 1, true);
+  properties.setInt32(0, ALLOCATION_PINNED, true);
   properties.setInt32(4, HANDLE_POSIX_FD, true);
   properties.setInt32(8, LOCATION_DEVICE, true);
   properties.setInt32(12, int(cuDevice), true);

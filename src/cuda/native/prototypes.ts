@@ -25,6 +25,8 @@ export const DRIVER_PROTOTYPES = {
   memRetainAllocationHandle: "int cuMemRetainAllocationHandle(void *handle, uint64_t address)",
   memGetAllocationProperties: "int cuMemGetAllocationPropertiesFromHandle(void *properties, uint64_t handle)",
   memExport: "int cuMemExportToShareableHandle(void *fd, uint64_t handle, int type, uint64_t flags)",
+  // The descriptor by value, as wide as a pointer.
+  memImport: "int cuMemImportFromShareableHandle(void *handle, uint64_t fd, int type)",
   memAddressReserve:
     "int cuMemAddressReserve(void *address, size_t size, size_t alignment, uint64_t hint, uint64_t flags)",
   memAddressFree: "int cuMemAddressFree(uint64_t address, size_t size)",

@@ -9,6 +9,8 @@ using namespace fake;
 namespace {
 
 thread_local Device* current = nullptr;
+/** What cuCtxPopCurrent brings back. */
+thread_local std::vector<Device*> below;
 
 const std::map<int, int> ATTRIBUTES = {
     {CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024},
@@ -171,6 +173,32 @@ FAKE cuCtxSetCurrent(CUcontext context) {
     return CUDA_SUCCESS;
   }
   return CUDA_ERROR_INVALID_CONTEXT;
+}
+
+FAKE cuCtxPushCurrent(CUcontext context) {
+  FAKE_CALL(init);
+  for (Device& device : state().devices) {
+    if (contextOf(device) != context || device.contextRefs == 0) continue;
+    below.push_back(current);
+    current = &device;
+    return CUDA_SUCCESS;
+  }
+  return CUDA_ERROR_INVALID_CONTEXT;
+}
+
+FAKE cuCtxPopCurrent(CUcontext* context) {
+  FAKE_CALL(init);
+  if (current == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  if (context != nullptr) *context = contextOf(*current);
+  current = below.empty() ? nullptr : below.back();
+  if (!below.empty()) below.pop_back();
+  return CUDA_SUCCESS;
+}
+
+/** Work is done when its call returns. */
+FAKE cuCtxSynchronize() {
+  FAKE_CALL(context);
+  return CUDA_SUCCESS;
 }
 
 FAKE cuMemGetInfo(size_t* free, size_t* total) {
