@@ -54,10 +54,10 @@ async function compose(ground: Ground): Promise<OpenService> {
   const maxLeases = values["limits.leases"];
   const { system, leases } = createSystem(options, { clock, journal, state, instanceId, backend, maxLeases });
   const orphans = await findOrphans(ground.logFolder);
-  const exports = createExports(system, orphans.held);
+  const exports = createExports(system, () => orphans.held());
   const devices = await keepDevices({
     ...{ system, clock, devices: found.devices, headroomBytes: options.headroomBytes },
-    heldOn: exports.heldOn.bind(exports),
+    heldOn: (uuid) => exports.heldOn(uuid),
     onUsable: (uuid) => keeper.restore(uuid),
   });
   undo.defer("devices", () => devices.close());

@@ -49,11 +49,13 @@ export function startConsumer(socket: string, request: object): Consumer {
   const gone = once(child, "exit");
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async (): Promise<Said> => {
-    const { value, done } = await inTime("the consumer says something", lines.next());
-    return done === true ? expect.fail("the consumer has ended") : (JSON.parse(value) as Said);
+    const line: IteratorResult<string, unknown> = await inTime("the consumer says something", lines.next());
+    return line.done === true ? expect.fail("the consumer has ended") : (JSON.parse(line.value) as Said);
   };
   const tell: Consumer["tell"] = (command) => void child.stdin.write(`${command}\n`);
-  const ended = async (): Promise<void> => void (await inTime("the consumer ends", gone));
+  const ended = async (): Promise<void> => {
+    await inTime("the consumer ends", gone);
+  };
   return {
     pid: child.pid ?? expect.fail("python3 cannot be started"),
     next,
