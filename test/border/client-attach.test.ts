@@ -41,7 +41,10 @@ interface Owner {
   end(): void;
 }
 
-/** The process that owns memory on the second device: 0xab, and at the tensor 0xcd. */
+/**
+ * Memory of the second device: 0xab, and at the tensor 0xcd. The fd is all that is left of it in this process, so that
+ * whatever the client holds counts there as used.
+ */
 function openOwner(): Owner {
   const opened = openFake(library, SETTINGS);
   const { cu, ask, create, map, unmap, info } = opened;
@@ -51,6 +54,7 @@ function openOwner(): Owner {
   expect(cu.memsetD8Async(address, 0xab, ALLOCATED, 0n)).toBe(0);
   expect(cu.memsetD8Async(address + BigInt(TENSOR.offset), 0xcd, TENSOR.byteLength, 0n)).toBe(0);
   const fd = Number(ask("memExport", handle, 1, 0n));
+  unmap(address, ALLOCATED, handle);
   const uuids = [0, 1].map((device) => {
     const bytes = new Uint8Array(16);
     expect(cu.deviceGetUuid(bytes, device)).toBe(0);
@@ -66,7 +70,6 @@ function openOwner(): Owner {
     },
     end: () => {
       closeSync(fd);
-      unmap(address, ALLOCATED, handle);
       opened.end();
     },
   };
@@ -111,8 +114,8 @@ describe.skipIf(fake === undefined)(`attaching to a device's memory${whyNoFakeCu
     const stub = await stubOf(owner);
     const [before, free] = [descriptorCount(), owner.free()];
     const attachment = await attachTo(stub);
-    // What came is closed: the connection has one descriptor at each end.
-    expect([descriptorCount(), owner.free()]).toEqual([before + 2, free]);
+    // The fd that came is closed: the connection has one at each end, and the fake holds the memory by one of its own.
+    expect([descriptorCount(), owner.free()]).toEqual([before + 3, free - ALLOCATED]);
     const base = attachment.devicePointer();
     expect(attachment.devicePointer("t") - base).toBe(BigInt(TENSOR.offset));
     expect(() => attachment.devicePointer("u")).toThrow(expect.objectContaining({ code: "INVALID_ARGUMENT" }));
@@ -134,6 +137,23 @@ describe.skipIf(fake === undefined)(`attaching to a device's memory${whyNoFakeCu
     expect(() => attachment.devicePointer()).toThrow(expect.objectContaining({ code: "CLOSED" }));
     await stub.settled();
     expect([descriptorCount(), owner.free()]).toEqual([before, free]);
+    owner.end();
+  });
+
+  test("gives back in reverse what it took, once", async () => {
+    const owner = openOwner();
+    const log = await fakeLog();
+    const stub = await stubOf(owner);
+    configureFakeCuda({ ...SETTINGS, LOG: log.LOG });
+    const attachment = await attachTo(stub);
+    const taken = log.take().map(({ symbol }) => symbol);
+    const memory = ["cuMemImportFromShareableHandle", "cuMemAddressReserve", "cuMemMap", "cuMemSetAccess"];
+    expect(taken.filter((symbol) => memory.includes(symbol))).toEqual(memory);
+    // No context: neither made nor asked for.
+    expect(taken.filter((symbol) => /Ctx/.test(symbol))).toEqual([]);
+    await attachment.close();
+    await attachment.close();
+    expect(log.take().map(({ symbol }) => symbol)).toEqual(["cuMemUnmap", "cuMemAddressFree", "cuMemRelease"]);
     owner.end();
   });
 

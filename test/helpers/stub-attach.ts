@@ -6,6 +6,8 @@ import { closeSync, readdirSync, readFileSync, writeSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { afterEach, expect } from "vitest";
+import { type Attachment, type HostAttachment, openClient } from "../../src/client.ts";
+import { duplicate } from "../../src/ffi/descriptors.ts";
 import { createMemfd, sealMemfd } from "../../src/ffi/memory.ts";
 import { sendWithDescriptor } from "../../src/ffi/passing.ts";
 import {
@@ -17,7 +19,7 @@ import {
   createMessageReader,
   encodeMessage,
 } from "../../src/service/attach/protocol.ts";
-import { lease as leaseReply, record as recordReply, verification as verificationReply } from "./stub-replies.ts";
+import * as is from "./stub-replies.ts";
 import { temporaryFolder } from "./vram.ts";
 
 /** One process that attaches, as the service sees it. */
@@ -34,8 +36,10 @@ export interface AttachStub {
   /** Of the service: the attach socket lies beside it. */
   readonly socket: string;
   readonly peers: readonly Peer[];
-  /** Resolves when nobody is connected. */
+  /** Resolves when nobody is connected any more. */
   settled(): Promise<void>;
+  /** Waits for that, and expects as many descriptors as when it was opened, and no mapping. */
+  expectNothingLeft(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -75,11 +79,17 @@ export async function openAttachStub(answer: (peer: Peer) => void): Promise<Atta
   });
   servers.add(server);
   await new Promise<void>((resolve) => server.listen(socket + ATTACH_SUFFIX, resolve));
+  // Whatever native code keeps open is open now.
+  closeSync(duplicate(0));
+  const before = descriptorCount();
+  const settled = async (): Promise<void> => {
+    await Promise.all(peers.map((peer) => peer.gone));
+  };
   return {
-    socket,
-    peers,
-    settled: async () => {
-      await Promise.all(peers.map((peer) => peer.gone));
+    ...{ socket, peers, settled },
+    expectNothingLeft: async () => {
+      await settled();
+      expect([descriptorCount(), mappingCount()], "descriptors and mappings").toEqual([before, 0]);
     },
     close: () => closeServer(server),
   };
@@ -133,15 +143,15 @@ export function weights(byteLength = MEMORY_BYTES): number {
 
 /** A grant that the client has nothing against, with what a test changes of it. */
 export function grant(change: (granted: AttachGranted) => object = (granted) => granted): AttachGranted {
-  const record = recordReply({ byteLength: SHARD_BYTES });
+  const record = is.record({ byteLength: SHARD_BYTES });
   const granted: AttachGranted = {
     v: 1,
     ok: true,
     exportId: "export-1",
     record,
     seal: { version: 1, shardId: record.shardId, digest: record.digest },
-    lease: leaseReply(),
-    verification: verificationReply({ record }),
+    lease: is.lease(),
+    verification: is.verification({ record }),
     tensors: TENSORS.map((tensor) => ({ ...tensor, shape: [...tensor.shape] })),
     memory: { kind: "memfd", deviceUuid: record.device.uuid, byteLength: MEMORY_BYTES },
   };
@@ -153,4 +163,15 @@ export function grant(change: (granted: AttachGranted) => object = (granted) => 
 export function grantTo(peer: Peer, granted: AttachGranted = grant(), fd: number = weights()): void {
   peer.send(encodeMessage(granted), fd);
   closeSync(fd);
+}
+
+/** Attaches to the shard of a grant. */
+export const attachTo = ({ socket }: AttachStub, terms: object = {}, signal?: AbortSignal): Promise<Attachment> =>
+  openClient({ socket }).attach(is.record().name, { expect: is.DIGEST, ...terms }, { signal });
+
+/** The same, where it is host memory. */
+export async function attachHost(stub: AttachStub): Promise<HostAttachment> {
+  const attachment = await attachTo(stub);
+  if (attachment.kind !== "memfd") throw new Error(attachment.kind);
+  return attachment;
 }

@@ -6,21 +6,11 @@ import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { type ErrorCode, openClient, type VramError } from "../../src/client.ts";
-import { duplicate } from "../../src/ffi/descriptors.ts";
 import { createMemfd } from "../../src/ffi/memory.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { type AttachGranted, encodeMessage } from "../../src/service/attach/protocol.ts";
 import type { Verification } from "../../src/service/replies.ts";
-import {
-  descriptorCount,
-  grant,
-  grantTo,
-  MEMORY_BYTES,
-  mappingCount,
-  openAttachStub,
-  type Peer,
-  weights,
-} from "../helpers/stub-attach.ts";
+import { attachTo, grant, grantTo, MEMORY_BYTES, openAttachStub, type Peer, weights } from "../helpers/stub-attach.ts";
 import * as is from "../helpers/stub-replies.ts";
 import { problemOf } from "../helpers/stub-service.ts";
 import { temporaryFolder } from "../helpers/vram.ts";
@@ -187,14 +177,9 @@ const CONTRADICTIONS: readonly (readonly [what: string, change: Change, message:
 
 /** What `attach` is refused with, when a stub answers so; nothing may stay. */
 async function refusedBy(answer: (peer: Peer) => void, terms: object = {}): Promise<VramError> {
-  // Whatever native code keeps open is open now.
-  closeSync(duplicate(0));
   const stub = await openAttachStub(answer);
-  const before = descriptorCount();
-  const client = openClient({ socket: stub.socket });
-  const error = await errorOf(client.attach(name, { expect: is.DIGEST, ...terms }));
-  await stub.settled();
-  expect([descriptorCount(), mappingCount()]).toEqual([before, 0]);
+  const error = await errorOf(attachTo(stub, terms));
+  await stub.expectNothingLeft();
   expect(stub.peers).toHaveLength(1);
   return error;
 }

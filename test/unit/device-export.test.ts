@@ -44,7 +44,6 @@ describe("memory that another process has mapped", () => {
     for (const at of [SIZE, SIZE + 4096, 3 * GRANULE - 1]) expect(await holder.read(at), String(at)).toBe(0);
     expect(toHex((await local.measure(allocationId)).digest)).toBe(toHex(digestOf(bytes)));
     const again = await local.exportMemory(allocationId);
-    expect(again.descriptor).not.toBe(memory.descriptor + 1_000_000);
     closeSync(again.descriptor);
     expect(toHex((await local.measure(allocationId, Uint8Array.of(1))).digest)).not.toBe(toHex(digestOf(bytes)));
     await local.close();

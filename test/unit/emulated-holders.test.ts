@@ -23,7 +23,10 @@ afterEach(async () => {
 });
 
 /** A machine with one device that nobody else has, and its specification. */
-function shareable(given: Partial<EmulatedDeviceSpec> = {}): { spec: EmulatedDeviceSpec; open(): Machine } {
+function shareable(given: Partial<EmulatedDeviceSpec> = {}): {
+  readonly spec: EmulatedDeviceSpec;
+  readonly open: () => Machine;
+} {
   devices += 1;
   const uuid = `EMU-00000000-0000-4000-8000-${String(process.pid).padStart(8, "0")}${String(devices).padStart(4, "0")}`;
   const spec = { uuid, byteLength: TOTAL, shareable: openShareable, ...given };

@@ -245,15 +245,21 @@ const length = fc.oneof(
   fc.integer({ min: 1, max: 100 }),
   fc.constantFrom(PAGE, GRANULE - 1, GRANULE, 2 * GRANULE, SPAN),
 );
-const step = fc.record({
-  act: fc.constantFrom("write", "write", "fill", "read", "export"),
+interface Step {
+  readonly act: "write" | "fill" | "read" | "export";
+  readonly offset: number;
+  readonly length: number;
+  readonly value: number;
+}
+const step: fc.Arbitrary<Step> = fc.record({
+  act: fc.constantFrom<Step["act"]>("write", "write", "fill", "read", "export"),
   offset,
   length,
   value: fc.constantFrom(0, 0, 0x5a),
 });
 
 test(`what can be shared is as what cannot, whatever is done to it (seed ${SEED})`, () => {
-  const play = (steps: readonly fc.infer<typeof step>[]): void => {
+  const play = (steps: readonly Step[]): void => {
     const [shared, heap] = [open(SPAN, 3), openPhysicalMemory(SPAN, 3)];
     let fd: number | undefined;
     for (const { act, offset: at, length: wanted, value } of steps) {
