@@ -373,14 +373,15 @@ class Attachment(collections.abc.Mapping):
 
     def close(self) -> None:
         """Ends the connection, and with it the export and the lease it was granted. Never raises,
-        may be called twice. Tensors that are in use stay mapped."""
+        may be called twice. What is in use stays mapped; unmapping from a GPU waits for kernels."""
         with self._lock:
             mapping, self._mapping = self._mapping, None
             self._ended = self._ended or "this process closed it"
-            self._connection.close()
-            with contextlib.suppress(BufferError):  # views are in use: it goes with the last one
-                if isinstance(mapping, _HostMapping):
+            if isinstance(mapping, _HostMapping):
+                with contextlib.suppress(BufferError):  # of its views, the last one unmaps it
                     mapping.close()
+            del mapping
+            self._connection.close()
 
     def __enter__(self) -> Attachment:
         return self
@@ -604,7 +605,8 @@ def main() -> int:
     try:
         with attach(given.name, ANY if given.expect is None else given.expect, **terms) as m:
             if given.json:
-                tensors = [info._asdict() for info in m.tensors.values()]
+                keys = ("name", "dtype", "shape", "offset", "byteLength")
+                tensors = [dict(zip(keys, info)) for info in m.tensors.values()]
                 what = {"ok": True, "expected": given.expect, "kind": m.kind, "record": m.record}
                 what.update(seal=m.seal, lease=m.lease, verification=m.verification)
                 print(json.dumps({**what, "tensors": tensors}, indent=2))

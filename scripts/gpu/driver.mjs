@@ -16,7 +16,6 @@ export const GIB = 2 ** 30;
 
 /** Functions that only questions use. A library without one of them has no answer to those questions. */
 const MORE_PROTOTYPES = {
-  memImport: "int cuMemImportFromShareableHandle(void *handle, intptr_t fd, int type)",
   memHostAlloc: "int cuMemHostAlloc(void *address, size_t size, uint32_t flags)",
   memFreeHost: "int cuMemFreeHost(uint64_t address)",
   memcpyDtoDAsync: "int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t size, uint64_t stream)",

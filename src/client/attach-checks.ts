@@ -89,9 +89,7 @@ function ofMemory({ record, memory, tensors }: AttachGranted): readonly Contradi
   const { byteLength } = record;
   const isHost = memory.kind === "memfd";
   const names = new Set(tensors.map(({ name }) => name));
-  const outside = tensors.find(
-    (tensor) => tensor.offset > byteLength || tensor.byteLength > byteLength - tensor.offset,
-  );
+  const outside = tensors.find((tensor) => tensor.byteLength > byteLength - tensor.offset);
   return [
     [isHost !== (record.backend === "emulated"), `memory of the kind ${memory.kind} from ${record.backend}`],
     [memory.deviceUuid !== record.device.uuid, "memory of another device"],

@@ -214,8 +214,8 @@ describe.skipIf(fake === undefined)(`attaching to a device's memory${whyNoFakeCu
     const calls = log.take().map(({ symbol }) => symbol);
     expect(calls).toContain("cuMemImportFromShareableHandle");
     await stub.settled();
-    let free = owner.free();
-    const before = descriptorCount();
+    const held = () => [owner.free(), descriptorCount()];
+    let before = held();
     const codes = new Set<string>();
     for (const symbol of new Set(calls)) {
       for (let nth = 1; nth <= calls.filter((call) => call === symbol).length; nth += 1) {
@@ -227,9 +227,8 @@ describe.skipIf(fake === undefined)(`attaching to a device's memory${whyNoFakeCu
         else expect([error.message, warnings], what).toEqual([expect.stringContaining(symbol), []]);
         codes.add(error?.code ?? "a warning");
         // A release that failed leaks, and says so.
-        if (warnings.length === 0) expect(owner.free(), what).toBe(free);
-        free = owner.free();
-        expect(descriptorCount(), what).toBe(before);
+        if (warnings.length === 0) expect(held(), what).toEqual(before);
+        before = held();
       }
     }
     process.off("warning", listen);

@@ -1,5 +1,5 @@
 /** A device in a process of its own behaves like one in this process: same digests, same refusals, same entries. */
-import { randomBytes } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -19,7 +19,8 @@ import { digestOf } from "../helpers/reference.ts";
 import { inProcess, openBench, openProcess, openRemote, remoteOptions, SIZES, sealRequest } from "../helpers/remote.ts";
 import { MIB, temporaryFolder } from "../helpers/vram.ts";
 
-const UUID = "EMU-00000000-0000-4000-8000-00000000000a";
+/** Nobody else has memory on it. */
+const UUID = `EMU-${randomUUID()}`;
 const MODEL = buildSafetensors([
   { name: "a", dtype: "F32", shape: [256, 1024], data: randomBytes(MIB) },
   { name: "b", dtype: "F32", shape: [512, 1024], data: randomBytes(2 * MIB) },
@@ -133,6 +134,8 @@ describe("the journey over a device of another process", () => {
 
     const { device, tell } = await openProcess({ uuid: UUID });
     expect(await run(device, (...where) => tell("flip", ...where))).toEqual(expected);
+    // As with a GPU: what one process has is not free for another.
+    await device.close();
 
     let flip: Setting["flip"] = () => expect.fail("no device");
     const { start } = inProcess(async (request, report) => {

@@ -1,4 +1,5 @@
 /** Memory of a device that is handed to another process: what that reads, and what freeing does under it. */
+import { randomUUID } from "node:crypto";
 import { closeSync } from "node:fs";
 import { afterEach, describe, expect, test } from "vitest";
 import { toHex } from "../../src/bytes.ts";
@@ -21,8 +22,7 @@ afterEach(async () => {
 
 /** A device whose memory can be shared, with bytes on it that are nowhere 0, and a process that has mapped them. */
 async function handedOver() {
-  const uuid = `EMU-00000000-0000-4000-8000-${String(process.pid).padStart(12, "0")}`;
-  const spec = { uuid, byteLength: 64 * MIB, shareable: openShareable };
+  const spec = { uuid: `EMU-${randomUUID()}`, byteLength: 64 * MIB, shareable: openShareable };
   const driver = openEmulatedDriver({ devices: [spec], pool: openHashPool(0) });
   const local = await deviceMachine(() => driver).open();
   const bytes = new Uint8Array(SIZE).map((_, index) => (index % 251) + 1);

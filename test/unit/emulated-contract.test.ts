@@ -1,4 +1,5 @@
 /** The contract of the border, kept by the emulated driver, whether or not its memory can be shared. */
+import { randomUUID } from "node:crypto";
 import { closeSync } from "node:fs";
 import { expect } from "vitest";
 import type { OpenStore } from "../../src/cuda/emulated/backing.ts";
@@ -12,7 +13,9 @@ import { device, MIB } from "../helpers/emulated.ts";
 import { readHardwareAnswers } from "../helpers/hardware-answers.ts";
 
 function open(shareable?: OpenStore): Subject {
-  const devices = [device(0), device(1, 96 * MIB)].map((spec) => ({ ...spec, ...(shareable && { shareable }) }));
+  // What others have of a device whose memory can be shared is not free: it is nobody else's.
+  const own = shareable === undefined ? () => ({}) : () => ({ uuid: `EMU-${randomUUID()}`, shareable });
+  const devices = [device(0), device(1, 96 * MIB)].map((spec) => ({ ...spec, ...own() }));
   const driver = openEmulatedDriver({ devices, pool: openHashPool(0) });
   return {
     driver,

@@ -1,4 +1,5 @@
 /** Who else holds emulated memory: found under /proc, counted once, and not given to anybody else. */
+import { randomUUID } from "node:crypto";
 import { closeSync } from "node:fs";
 import { basename } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
@@ -17,7 +18,6 @@ const TOTAL = 64 * MIB;
 const TAG = "0123456789abcdef";
 
 const holders: Holder[] = [];
-let devices = 0;
 afterEach(async () => {
   for (const holder of holders.splice(0)) await holder.end();
 });
@@ -27,9 +27,7 @@ function shareable(given: Partial<EmulatedDeviceSpec> = {}): {
   readonly spec: EmulatedDeviceSpec;
   readonly open: () => Machine;
 } {
-  devices += 1;
-  const uuid = `EMU-00000000-0000-4000-8000-${String(process.pid).padStart(8, "0")}${String(devices).padStart(4, "0")}`;
-  const spec = { uuid, byteLength: TOTAL, shareable: openShareable, ...given };
+  const spec = { uuid: `EMU-${randomUUID()}`, byteLength: TOTAL, shareable: openShareable, ...given };
   return { spec, open: () => openMachine({ devices: [spec] }) };
 }
 

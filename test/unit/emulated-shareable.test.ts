@@ -1,4 +1,5 @@
 /** Emulated memory that other processes may map: what they read, what they may not do, and what is left of it. */
+import { randomUUID } from "node:crypto";
 import {
   closeSync,
   existsSync,
@@ -20,7 +21,8 @@ import { HASH_BYTES } from "../../src/hash/geometry.ts";
 import { openHashPool } from "../../src/hash/pool.ts";
 import { device, GRANULE, MIB, openMachine } from "../helpers/emulated.ts";
 
-const UUID = "EMU-00000000-0000-4000-8000-0000000000aa";
+/** Nobody else has memory of this device. */
+const UUID = `EMU-${randomUUID()}`;
 const GIB = 1024 * MIB;
 const PAGE = 4096;
 /** New every time, and in the test's title: put it here to repeat a failure. */

@@ -8,8 +8,8 @@ import { LIMITS } from "../../limits.ts";
 
 /** Where the granules of one allocation are stored. */
 export interface Store {
-  /** Room for a granule, with whatever was there before. */
-  take(granule: number): Uint8Array<SharedArrayBuffer>;
+  /** Room for a granule: with `content`, or else with whatever was there before. */
+  take(granule: number, content: Uint8Array | undefined): Uint8Array<SharedArrayBuffer>;
   /** The granule reads as zeros from now on, and needs no room of its own. */
   give(granule: number, bytes: Uint8Array<SharedArrayBuffer>): void;
   /**
@@ -50,7 +50,11 @@ export type OpenStore = (uuid: string, byteLength: number) => Store;
 
 /** Memory of this process alone, a piece for each granule. */
 export const heapStore: Store = {
-  take: () => new Uint8Array(takeBacking(LIMITS.granuleBytes)),
+  take: (_granule, content) => {
+    const bytes = new Uint8Array(takeBacking(LIMITS.granuleBytes));
+    if (content !== undefined) bytes.set(content);
+    return bytes;
+  },
   give: (_granule, bytes) => giveBacking(bytes.buffer),
   exportFd: undefined,
   drop: (stored) => {

@@ -111,6 +111,8 @@ interface Granules {
   read(piece: Piece): Uint8Array<SharedArrayBuffer> | undefined;
   /** The piece as stored bytes; all of it is about to be overwritten. */
   store(piece: Piece): Uint8Array<SharedArrayBuffer>;
+  /** Stores the piece's bytes. */
+  write(piece: Piece, from: Uint8Array): void;
   /** Reads a granule that is dirty. */
   readDirt(granule: number, start: number, into: Uint8Array): void;
 }
@@ -135,10 +137,11 @@ function openGranules(count: number, seed: number, store: Store): Granules {
     return bytes.subarray(start, end);
   };
 
-  const open = (granule: number, overwritten: boolean): StoredGranule => {
-    const bytes = store.take(granule);
-    const dirty = !overwritten && zeroed[granule] === 0;
-    if (!overwritten && !dirty) bytes.fill(0);
+  /** Stores a granule that is not: as `content`, or else as it reads. */
+  const open = (granule: number, content?: Uint8Array): StoredGranule => {
+    const bytes = store.take(granule, content);
+    const dirty = content === undefined && zeroed[granule] === 0;
+    if (content === undefined && !dirty) bytes.fill(0);
     const untouched = dirty ? new Uint8Array(GRANULE_BYTES / PAGE_BYTES).fill(1) : undefined;
     const opened = { bytes, untouched };
     stored.set(granule, opened);
@@ -159,7 +162,7 @@ function openGranules(count: number, seed: number, store: Store): Granules {
     writeDown: () => {
       for (const piece of pieces(0, count * GRANULE_BYTES)) {
         const { granule } = piece;
-        const known = stored.get(granule) ?? (zeroed[granule] === 0 ? open(granule, false) : undefined);
+        const known = stored.get(granule) ?? (zeroed[granule] === 0 ? open(granule) : undefined);
         if (known !== undefined) touch(known, piece, false);
       }
     },
@@ -171,9 +174,11 @@ function openGranules(count: number, seed: number, store: Store): Granules {
       const known = stored.get(piece.granule);
       return known === undefined ? undefined : touch(known, piece, false);
     },
-    store: (piece) => {
-      const known = stored.get(piece.granule) ?? open(piece.granule, piece.byteLength === GRANULE_BYTES);
-      return touch(known, piece, true);
+    store: (piece) => touch(stored.get(piece.granule) ?? open(piece.granule), piece, true),
+    write: (piece, from) => {
+      const known = stored.get(piece.granule);
+      if (known === undefined && piece.byteLength === GRANULE_BYTES) open(piece.granule, from);
+      else touch(known ?? open(piece.granule), piece, true).set(from);
     },
     readDirt: (granule, start, into) => readDirt(turnOf(granule), start, into),
   };
@@ -217,7 +222,7 @@ export function openPhysicalMemory(byteLength: number, seed: number, store: Stor
         const source = from.subarray(piece.at, piece.at + piece.byteLength);
         const whole = piece.byteLength === GRANULE_BYTES;
         if ((whole || granules.isZero(piece.granule)) && isZero(source)) granules.makeZero(piece.granule);
-        else granules.store(piece).set(source);
+        else granules.write(piece, source);
       }
     },
     fill: (offset, value, length) => {

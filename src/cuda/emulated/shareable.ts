@@ -5,7 +5,7 @@
  * memory for whoever has it, also when the allocation or this process is gone, and its name says what it was
  * (`holders.ts`).
  */
-import { closeSync } from "node:fs";
+import { closeSync, writeSync } from "node:fs";
 import { assert } from "../../assert.ts";
 import { duplicate } from "../../ffi/descriptors.ts";
 import { createMemfd, mapShared, sealMemfd, unmapShared } from "../../ffi/memory.ts";
@@ -41,6 +41,13 @@ function openMapped(name: string, byteLength: number) {
   }
 }
 
+/** Writes past the mapping: a page that is not there yet costs less this way than when it is first touched. */
+function writeAll(fd: number, bytes: Uint8Array, offset: number): void {
+  for (let done = 0; done < bytes.byteLength; ) {
+    done += writeSync(fd, bytes, done, bytes.byteLength - done, offset + done);
+  }
+}
+
 /** Memory of `byteLength` bytes, whole granules, of the device. Fails as `createMemfd` and `mapShared` do. */
 export function openShareable(uuid: string, byteLength: number): Store {
   const { name, noteAllocated } = nameMemory(uuid, byteLength);
@@ -58,9 +65,12 @@ export function openShareable(uuid: string, byteLength: number): Store {
   };
 
   return {
-    take: (granule) => {
+    take: (granule, content) => {
+      const bytes = bytesOf(granule);
       stale.delete(granule);
-      return bytesOf(granule);
+      if (content !== undefined && isExported) bytes.set(content);
+      else if (content !== undefined) writeAll(fd, content, granule * LIMITS.granuleBytes);
+      return bytes;
     },
     give: (granule, bytes) => {
       // Whoever has it reads zeros at once; no hole can be punched into what is sealed.
