@@ -85,14 +85,18 @@ export function socketPair(): readonly [number, number] {
   return [one, other];
 }
 
-/** A stream socket that is connected to a path. The caller closes it. `SERVICE_UNREACHABLE` names errno. */
+/** A stream socket that is connected to a path; it never waits. The caller closes it. `SERVICE_UNREACHABLE`, `SERVICE_BUSY`. */
 export function connectSocket(path: string): number {
   const { libc } = prepared(1, 0);
   const address = unixAddress(path);
-  const fd = libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const fd = libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) throw refused("no socket can be made");
   if (libc.connect(fd, address, address.byteLength) === 0) return fd;
-  const error = new VramError("SERVICE_UNREACHABLE", `nobody answers on ${path}: ${lastError()}`);
+  // Without waiting: a queue that is full says so at once (unix(7)).
+  const error =
+    lastError() === "EAGAIN"
+      ? new VramError("SERVICE_BUSY", `too many wait to connect to ${path}`)
+      : new VramError("SERVICE_UNREACHABLE", `nobody answers on ${path}: ${lastError()}`);
   closeSync(fd);
   throw error;
 }

@@ -1,10 +1,13 @@
 /** Descriptors that go over a socket: what arrives, what is refused, and that none is left behind. */
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import { closeSync, readdirSync, readSync, writeSync } from "node:fs";
+import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { watchReadable } from "../../src/ffi/library.ts";
 import { createMemfd } from "../../src/ffi/memory.ts";
 import { connectSocket, receiveWithDescriptors, sendWithDescriptor, socketPair } from "../../src/ffi/passing.ts";
+import { temporaryFolder } from "../helpers/vram.ts";
 
 const descriptors = (): number => readdirSync("/proc/self/fd").length;
 let before = 0;
@@ -79,4 +82,22 @@ describe("passing descriptors", () => {
 it("both ends are closed on exec", () => {
   const listed = execFileSync("ls", ["/proc/self/fd"], { encoding: "utf8" }).trim().split("\n");
   expect(listed.length).toBeLessThan(10);
+});
+
+it("a queue that is full is no reason to wait", async () => {
+  const path = join(await temporaryFolder(), "full.sock");
+  // Whoever accepts nothing, in a process that stands still.
+  const script = `const s=require("net").createServer().listen({path:${JSON.stringify(path)},backlog:1},()=>{console.log("up");process.kill(process.pid,"SIGSTOP")})`;
+  const child = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+  const connected: number[] = [];
+  try {
+    await once(child.stdout, "data");
+    const fill = (): void => {
+      for (let count = 0; count < 100; count += 1) connected.push(connectSocket(path));
+    };
+    expect(fill).toThrow(expect.objectContaining({ code: "SERVICE_BUSY" }) as Error);
+  } finally {
+    for (const fd of connected) closeSync(fd);
+    child.kill("SIGKILL");
+  }
 });
