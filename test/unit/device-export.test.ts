@@ -6,12 +6,14 @@ import { toHex } from "../../src/bytes.ts";
 import { openEmulatedDriver } from "../../src/cuda/emulated/driver.ts";
 import { openShareable } from "../../src/cuda/emulated/shareable.ts";
 import { liveHandles } from "../../src/dispose.ts";
+import { MEMFD_SEALS, sealsOf } from "../../src/ffi/memory.ts";
 import { openHashPool } from "../../src/hash/pool.ts";
+import { openProcessDevice } from "../../src/process/open-device.ts";
 import { GRANULE, MIB } from "../helpers/emulated.ts";
 import { deviceMachine, uploadBytes } from "../helpers/handles.ts";
 import { type Holder, startHolder } from "../helpers/holder.ts";
 import { digestOf } from "../helpers/reference.ts";
-import { codeOf } from "../helpers/vram.ts";
+import { codeOf, temporaryFolder } from "../helpers/vram.ts";
 
 const SIZE = 2 * GRANULE + 5000;
 const holders: Holder[] = [];
@@ -35,6 +37,19 @@ async function handedOver() {
   const free = async (): Promise<number> => (await local.memory()).bytesFree;
   return { local, bytes, allocationId, memory, holder, free, bytesFree };
 }
+
+test("[VR-SEAL-04] the process of an emulated device has memory that can be handed over, sealed", async () => {
+  const request = { backend: "emulated", uuid: `EMU-${randomUUID()}`, byteLength: 64 * MIB, hashThreads: 0 } as const;
+  const { device, close } = await openProcessDevice(
+    { ...request, runtimeDir: await temporaryFolder() },
+    () => expect.fail("a release failed"),
+    { sizes: { ringSlots: 2, ringSlotBytes: MIB / 2, measureWindowBytes: MIB / 2 } },
+  );
+  const { descriptor, byteLength } = await device.exportMemory(await device.allocate(5000));
+  expect([byteLength, sealsOf(descriptor)]).toEqual([GRANULE, MEMFD_SEALS]);
+  closeSync(descriptor);
+  await close();
+});
 
 describe("memory that another process has mapped", () => {
   test("[VR-SEAL-04] is the bytes that were uploaded, with zeros behind them, and measures as before", async () => {

@@ -96,20 +96,21 @@ const expectSame = (actual: Uint8Array, expected: Uint8Array): void => {
 
 describe("what is read through a descriptor", () => {
   test("is what is read here: zeros, dirt, pages in part, and what was given back", () => {
-    const memory = open(6 * GRANULE);
+    const memory = open(7 * GRANULE);
     // The first is written as a whole, the second in part, the third is zero, the fourth was written and zeroed, the
-    // fifth zero and written in part, the sixth never touched.
+    // fifth zero and written in part, the sixth never touched, the seventh zeroed and written again.
     memory.write(0, Buffer.alloc(GRANULE, 0x11));
     memory.write(GRANULE + 5, Buffer.from("in part"));
     memory.fill(2 * GRANULE, 0, GRANULE);
     memory.write(3 * GRANULE, Buffer.alloc(GRANULE, 0x33));
     memory.fill(3 * GRANULE, 0, 2 * GRANULE);
     memory.write(4 * GRANULE + 3 * PAGE + 1, Buffer.from("alone"));
+    for (const value of [0x66, 0, 0x67]) memory.write(6 * GRANULE, Buffer.alloc(GRANULE, value));
     const before = readOf(memory);
     const fd = exported(memory);
     expectSame(readOf(memory), before);
     expectSame(throughFd(fd, 0, memory.byteLength), before);
-    expect(before.subarray(5 * GRANULE).includes(0)).toBe(false);
+    expect(before.subarray(5 * GRANULE, 6 * GRANULE).includes(0)).toBe(false);
     expect(before.subarray(GRANULE + 12, 2 * GRANULE).includes(0)).toBe(false);
     expect(before.subarray(3 * GRANULE, 4 * GRANULE).every((byte) => byte === 0)).toBe(true);
   });
@@ -135,7 +136,7 @@ describe("what is read through a descriptor", () => {
     expectSame(throughFd(fd, 0, 3 * GRANULE), readOf(memory));
     expect(readOf(memory, GRANULE, GRANULE).every((byte) => byte === 0)).toBe(true);
     memory.write(GRANULE + 1, Buffer.from("again"));
-    memory.write(2 * GRANULE, Buffer.alloc(GRANULE));
+    for (const value of [0, 0x79]) memory.write(2 * GRANULE, Buffer.alloc(GRANULE, value));
     expectSame(throughFd(fd, 0, 3 * GRANULE), readOf(memory));
     expectSame(throughFd(exported(memory), 0, 3 * GRANULE), readOf(memory));
   });

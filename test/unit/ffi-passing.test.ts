@@ -99,5 +99,6 @@ it("a queue that is full is no reason to wait", async () => {
   } finally {
     for (const fd of connected) closeSync(fd);
     child.kill("SIGKILL");
+    await once(child, "close");
   }
 });
