@@ -32,11 +32,8 @@ let lastSerial = 0;
 /** How the names of all memory of a device begin. */
 const beginningOf = (uuid: string): string => `vram-residency:${uuid}:`;
 
-/** Bytes of the memory of that name, or 0. Whoever maps part of it holds all of it. */
-function bytesNamed(name: string): number {
-  const byteLength = Number(NAME.exec(name)?.[1]);
-  return Number.isSafeInteger(byteLength) ? byteLength : 0;
-}
+/** Bytes of the memory of that name; 0 if it is none of ours. Whoever maps part of it holds all of it. */
+const bytesNamed = (name: string): number => Number(NAME.exec(name)?.[1] ?? 0);
 
 /** A name for memory of `byteLength` bytes on the device, which no other ever had. */
 export function nameMemory(uuid: string, byteLength: number) {
@@ -83,7 +80,7 @@ function namesHeldBy(pid: number, uuid: string): ReadonlySet<string> {
     // Most are told by this alone.
     if (!path.includes(beginning)) continue;
     const name = PATH.exec(path)?.[1];
-    if (name?.startsWith(beginning) === true) names.add(name);
+    if (name !== undefined) names.add(name);
   }
   return names;
 }
