@@ -22,7 +22,9 @@ import type {
   PlanRequest,
   RenewRequest,
   ResumeRequest,
+  RotateRequest,
   SealRequestBody,
+  StatementRequest,
   VerifyRequestBody,
 } from "./service/requests.ts";
 
@@ -51,9 +53,20 @@ export type {
   Readiness,
   RenewedLease,
   ShardRecordReply,
+  StatementKeysReply,
+  StatementReply,
   Verification,
 } from "./service/replies.ts";
-export type { LeaseRequest, PlanRequest, RenewRequest, ResumeRequest, SealRequestBody, VerifyRequestBody };
+export type {
+  LeaseRequest,
+  PlanRequest,
+  RenewRequest,
+  ResumeRequest,
+  RotateRequest,
+  SealRequestBody,
+  StatementRequest,
+  VerifyRequestBody,
+};
 
 /** What every call takes. */
 export interface CallOptions {
@@ -86,6 +99,11 @@ export interface Client {
    * they must be. `INVALID_ARGUMENT` for a client of a URL.
    */
   attach(shard: string, terms: AttachTerms, options?: CallOptions): Promise<Attachment>;
+  /** Has a shard measured with a nonce, and a statement about it signed. */
+  attest(request: StatementRequest, options?: CallOptions): Promise<replies.StatementReply>;
+  /** What a statement is checked with. It should come to whoever checks another way. */
+  statementKeys(options?: CallOptions): Promise<replies.StatementKeysReply>;
+  rotateStatementKey(request: RotateRequest, options?: CallOptions): Promise<replies.StatementKeysReply>;
   evict(shard: string, options?: CallOptions & { readonly revoke?: boolean }): Promise<replies.Eviction>;
   resume(request: ResumeRequest, options?: CallOptions): Promise<readonly replies.DeviceState[]>;
   devices(options?: CallOptions): Promise<readonly replies.DeviceState[]>;
@@ -181,6 +199,10 @@ export function openClient(address: ServiceAddress, { pause }: ClientOptions = {
       const { attach } = await import("./client/attach.ts");
       return attach(socket, shard, terms, options);
     },
+    attest: (request, options) => change(replies.statement, ["POST", "/v1/statements", request], options),
+    statementKeys: (options) => getValue(replies.statementKeys, "/v1/statement-keys", options),
+    rotateStatementKey: (request, options) =>
+      change(replies.statementKeys, ["POST", "/v1/statement-keys", request], options),
     evict: (shard, { revoke, signal } = {}) =>
       change(replies.eviction, ["DELETE", `${shardAt(shard)}${revoke === true ? "?revoke=true" : ""}`], { signal }),
     resume: async (request, options) =>

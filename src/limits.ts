@@ -166,6 +166,11 @@ export const LIMITS = {
   nvmlDeadlineMs: 2000,
   /** The first answer of its process includes starting it and NVML, which takes seconds where drivers are not kept. */
   nvmlStartMs: 10_000,
+  /**
+   * The GPU itself signs its attestation report, which is expected to take seconds (not measured). With the start of the
+   * process 20 s: less than a call to a device's process has.
+   */
+  nvmlEvidenceMs: 10_000,
   /** After this many failures in a row NVML's process is not started for a minute: at most 1440 a day. */
   nvmlFailures: 3,
   nvmlBackOffMs: 60_000,
@@ -232,4 +237,10 @@ export const LIMITS = {
   notifyCheckMs: 30_000,
   /** A service that stops waits so long for leases before it revokes them; systemd kills after 90 s. */
   leaseDrainMs: 30_000,
+  /** A statement in its envelope: a line of the log and a note (64 and 128 KiB), twice in base64, and 8 KiB of its own. */
+  statementBytes: 512 * KIB,
+  /** A name of 1024 bytes is the longest text in it. */
+  statementTextLength: 1024,
+  /** Clocks of two machines that are kept by NTP differ by less; a statement from further ahead is not believed. */
+  statementSkewMs: 60_000,
 } as const;

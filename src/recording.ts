@@ -79,7 +79,7 @@ export async function attachAuditLog(
 /** What is on record of the start of a service, beside that of a system. */
 export type ServiceStart = Pick<
   Extract<DurableBody, { type: "service_started" }>,
-  "configDigest" | "lost" | "lostTotal" | "orphans" | "orphansTotal"
+  "configDigest" | "lost" | "lostTotal" | "orphans" | "orphansTotal" | "statementKeyId"
 >;
 
 /** Puts the start on record: what runs, on which devices, under which keys and policy. */

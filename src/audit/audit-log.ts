@@ -17,13 +17,15 @@ import { encodeVkey, noteKeyOf } from "./note.ts";
 import { type AuditLogOptions, type OpenedLog, openWriter } from "./open-writer.ts";
 import { type EntryKind, EntryQueue } from "./queue.ts";
 import { createMissed, createRefusals } from "./refusals.ts";
-import { DAY_MS, findExpired } from "./retention.ts";
+import { createPruner, DAY_MS } from "./retention.ts";
 import { settleTorn } from "./torn.ts";
 
 export interface AuditLog {
   readonly reader: JournalReader;
   /** The log's public key, `NAME+HASH+KEY`: what an auditor is given. */
   readonly vkey: string;
+  /** Writes a log checkpoint over everything that is on disk; `AUDIT_UNAVAILABLE` if it cannot. */
+  checkpoint(): Promise<void>;
   /** Writes what is queued and a last log checkpoint. May be called twice. */
   close(): Promise<void>;
 }
@@ -51,22 +53,29 @@ class OpenAuditLog implements AuditLog {
   readonly #writer: LogWriter;
   readonly #refusals = createRefusals(() => performance.now());
   readonly #queue: EntryQueue;
+  readonly #pruner: () => Promise<number>;
   /** Entries that had to proceed and found no place. */
   readonly #missed = createMissed();
   #pumping: Promise<void> | undefined;
   #ended: VramError | undefined;
   /** Since the disk was found full: what gates waits until there is room again for the reserve. */
   #isBlocked = false;
-  #isPruning = false;
   #closing: Promise<void> | undefined;
-  readonly #timers: { sign?: NodeJS.Timeout; beat?: NodeJS.Timeout; retry?: NodeJS.Timeout; prune?: NodeJS.Timeout } =
-    {};
+  readonly #timers: Partial<Record<"sign" | "beat" | "retry" | "prune", NodeJS.Timeout>> = {};
 
   constructor(options: AuditLogOptions, opened: OpenedLog) {
     this.#options = options;
     this.#opened = opened;
     this.#writer = opened.writer;
     this.#queue = new EntryQueue(options.maxBytes, () => opened.bytes + opened.writer.bytesWritten);
+    this.#pruner = createPruner({
+      folder: opened.folder,
+      current: () => opened.writer.segment,
+      oldestMs: () => wallMs(options.clock) - options.retentionDays * DAY_MS,
+      record: (told) => this.#own({ type: "audit_pruned", ...told }, "makesRoom"),
+      remove: (segment) => opened.turn.run(() => opened.writer.removeLines(segment)),
+      onFailure: (thrown) => this.#noteFailure(toVramError(thrown), toVramError(thrown).details["final"] === true),
+    });
     this.vkey = encodeVkey(noteKeyOf(opened.signer));
     const accept: JournalReader["accept"] = (entry, withdrawn) => this.#accept(entry, withdrawn);
     this.reader = { required: options.mode === "required", accept };
@@ -245,30 +254,26 @@ class OpenAuditLog implements AuditLog {
     clearTimeout(this.#timers.sign);
     delete this.#timers.sign;
     if (this.#ended !== undefined) return;
-    await this.#opened.turn
-      .run(() => this.#writer.sign())
-      .catch((thrown: unknown) => this.#noteFailure(toVramError(thrown), isFinal(thrown)));
+    // Told of where it failed.
+    await this.#signNow().catch(() => undefined);
   }
 
-  /** Prunes what is too old. What cannot be pruned now is tried again with the next segment, or tomorrow. */
-  async #prune(): Promise<void> {
-    if (this.#isPruning || this.#ended !== undefined) return;
-    this.#isPruning = true;
+  async #signNow(): Promise<void> {
     try {
-      const { folder, turn } = this.#opened;
-      const oldestMs = wallMs(this.#options.clock) - this.#options.retentionDays * DAY_MS;
-      const { segments, byteLength, ...counts } = await findExpired(folder, this.#writer.segment, oldestMs);
-      const lastSegment = segments.at(-1);
-      if (lastSegment === undefined) return;
-      await this.#own({ type: "audit_pruned", ...counts, lastSegment }, "makesRoom");
-      for (const segment of segments) await turn.run(() => this.#writer.removeLines(segment));
-      this.#opened.bytes -= byteLength;
+      await this.#opened.turn.run(() => this.#writer.sign());
     } catch (thrown) {
-      const error = toVramError(thrown);
-      this.#noteFailure(error, error.details["final"] === true);
-    } finally {
-      this.#isPruning = false;
+      this.#noteFailure(toVramError(thrown), isFinal(thrown));
+      throw auditUnavailable("no log checkpoint could be written", false, thrown);
     }
+  }
+
+  async checkpoint(): Promise<void> {
+    if (this.#ended !== undefined) throw this.#ended;
+    await within(LIMITS.journalWaitMs, this.#signNow());
+  }
+
+  async #prune(): Promise<void> {
+    if (this.#ended === undefined) this.#opened.bytes -= await this.#pruner();
   }
 
   close(): Promise<void> {

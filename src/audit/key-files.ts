@@ -7,6 +7,7 @@
  * An escrow file is a copy of the first one with epoch 0. Digits of keys never become JavaScript text. When K is replaced
  * the old file is overwritten before it is let go; a disk that writes elsewhere (flash, copy-on-write) may keep it.
  */
+import type { KeyObject } from "node:crypto";
 import { constants, promises } from "node:fs";
 import { join } from "node:path";
 import { fromHexDigits, toBase64Digits, toHexDigits } from "../bytes.ts";
@@ -149,7 +150,7 @@ export async function readSigningKey(stateDir: string, origin: string): Promise<
 /** A signing key for a new log under a new origin; kept on disk when it returns. */
 export async function createSigningKey(stateDir: string): Promise<NoteSigner> {
   const signer = createNoteSigner(createOrigin());
-  const pem = encodeSigningFile(signer);
+  const pem = encodePrivateKey(signer.privateKey);
   try {
     await replaceFile(join(stateDir, SIGNING_KEY_FILE), pem);
   } finally {
@@ -158,17 +159,32 @@ export async function createSigningKey(stateDir: string): Promise<NoteSigner> {
   return signer;
 }
 
-/** PKCS#8 of Ed25519 has 48 bytes (RFC 8410 §7): one line of 64 digits. The caller zeroes them. */
-function encodeSigningFile({ privateKey }: NoteSigner): Uint8Array {
+const PEM_COLUMNS = 64;
+const LF_BYTE = Uint8Array.of(LF);
+
+/**
+ * A private key as a PKCS#8 file in PEM (RFC 7468), without its digits becoming text. Ed25519 has 48 bytes (RFC 8410 §7),
+ * P-256 138: whole groups of base64 both. The caller zeroes what comes back.
+ */
+export function encodePrivateKey(privateKey: KeyObject): Uint8Array {
   const der = privateKey.export({ format: "der", type: "pkcs8" });
   const digits = toBase64Digits(der);
   try {
-    const [begin, end] = [Buffer.from("-----BEGIN PRIVATE KEY-----\n"), Buffer.from("\n-----END PRIVATE KEY-----\n")];
+    const lines = Array.from({ length: Math.ceil(digits.byteLength / PEM_COLUMNS) }, (_, line) =>
+      digits.subarray(line * PEM_COLUMNS, (line + 1) * PEM_COLUMNS),
+    );
+    const parts = [
+      Buffer.from("-----BEGIN PRIVATE KEY-----\n"),
+      ...lines.flatMap((line) => [line, LF_BYTE]),
+      Buffer.from("-----END PRIVATE KEY-----\n"),
+    ];
     // Not `Buffer.concat`, which takes its memory from a pool.
-    const file = new Uint8Array(begin.byteLength + digits.byteLength + end.byteLength);
-    file.set(begin);
-    file.set(digits, begin.byteLength);
-    file.set(end, begin.byteLength + digits.byteLength);
+    const file = new Uint8Array(parts.reduce((sum, { byteLength }) => sum + byteLength, 0));
+    let at = 0;
+    for (const part of parts) {
+      file.set(part, at);
+      at += part.byteLength;
+    }
     return file;
   } finally {
     der.fill(0);

@@ -11,6 +11,46 @@ import { NODE_BYTES } from "./tree.ts";
 
 export const DAY_MS = 24 * 3600 * 1000;
 
+/** What pruning does to a log, and whom it tells. */
+export interface Pruning {
+  readonly folder: string;
+  /** The segment that is being written. */
+  current(): number;
+  /** Lines whose segment ends before this may go. Milliseconds since 1970. */
+  oldestMs(): number;
+  /** Puts on record what is about to be removed. */
+  record(told: Pick<Expired, "entries" | "prunedEntries"> & { readonly lastSegment: number }): Promise<void>;
+  remove(segment: number): Promise<void>;
+  /** What cannot be pruned now is tried again with the next segment, or tomorrow. */
+  onFailure(thrown: unknown): void;
+}
+
+/** Prunes what is too old. Resolves to the bytes of lines that are gone; asked again while it works, to 0 at once. */
+export function createPruner(pruning: Pruning): () => Promise<number> {
+  let isPruning = false;
+  return async () => {
+    if (isPruning) return 0;
+    isPruning = true;
+    try {
+      const { segments, byteLength, ...counts } = await findExpired(
+        pruning.folder,
+        pruning.current(),
+        pruning.oldestMs(),
+      );
+      const lastSegment = segments.at(-1);
+      if (lastSegment === undefined) return 0;
+      await pruning.record({ ...counts, lastSegment });
+      for (const segment of segments) await pruning.remove(segment);
+      return byteLength;
+    } catch (thrown) {
+      pruning.onFailure(thrown);
+      return 0;
+    } finally {
+      isPruning = false;
+    }
+  };
+}
+
 /** Segments to be pruned. */
 export interface Expired {
   readonly segments: readonly number[];

@@ -8,6 +8,7 @@ import type { ResumeOptions } from "./commands/resume.ts";
 import type { SealOptions } from "./commands/seal.ts";
 import type { VerifyOptions } from "./commands/verify.ts";
 import type { ServiceOptions } from "./service-address.ts";
+import { addServiceOptions } from "./service-options.ts";
 
 const formatOption = (): Option =>
   new Option("--format <format>", "how to read the header; raw looks for none").choices([
@@ -17,17 +18,6 @@ const formatOption = (): Option =>
     "raw",
   ]);
 const deviceOption = (): Option => new Option("--device <device>", "ordinal or UUID of a device; default the first");
-
-/** Adds what says where the service is. */
-const addServiceOptions = (command: Command): Command =>
-  command
-    .addOption(new Option("--socket <path>", "socket of the service; default $VRAM_SOCKET, else the usual place"))
-    .addOption(
-      new Option(
-        "--url <url>",
-        "address of the service instead, as http://127.0.0.1:PORT; token in $VRAM_TOKEN",
-      ).conflicts("socket"),
-    );
 
 /** Adds what a plan and a seal have in common. */
 const addPlacedOptions = (command: Command): Command =>

@@ -13,6 +13,8 @@ export type Run<Options> = (host: Host, words: readonly string[], options: Optio
 export interface CommandSetting {
   /** The group it belongs to; the program if absent. */
   readonly group?: Command;
+  /** Whether it is what the group does when none of its commands is named. */
+  readonly isDefault?: true;
   /**
    * What `--json` says in the help of a command that prints lines and no document. Its errors are in words, on the talk
    * output, whatever the form of its data.

@@ -3,6 +3,7 @@ import { Command, CommanderError, Option } from "commander";
 import { toVramError, VramError } from "../errors.ts";
 import { inOperation } from "../journal/scope.ts";
 import { VERSION } from "../version.ts";
+import { addAttestCommands } from "./attest-commands.ts";
 import { addAuditCommands } from "./audit-commands.ts";
 import { addClientCommands } from "./client-commands.ts";
 import type { Add, CommonOptions, Run } from "./command.ts";
@@ -19,9 +20,9 @@ const stateOption = (): Option => new Option("--state-dir <dir>", "keep keys, wo
 
 /** How commands of `program` are declared; the exit code of the one that runs goes to `done`. */
 function createAdd(program: Command, host: Host, done: (code: number) => void): Add {
-  return (name, description, examples, run: Run<never>, { group, jsonLines } = {}) =>
+  return (name, description, examples, run: Run<never>, { group, isDefault, jsonLines } = {}) =>
     (group ?? program)
-      .command(name)
+      .command(name, { isDefault: isDefault === true })
       .description(description)
       .option("--json", jsonLines ?? "print one JSON document")
       .addHelpText("before", `Examples:\n${examples.map((example) => `  $ ${example}\n`).join("")}`)
@@ -97,6 +98,7 @@ function commands(host: Host, done: (code: number) => void): Command {
 
   addServeCommand(add);
   addClientCommands(add);
+  addAttestCommands(program, add);
   addAuditCommands(program, add);
   addConfigCommands(program, add);
   addTokenCommands(program, add);

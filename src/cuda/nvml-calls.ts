@@ -22,6 +22,9 @@ export const NVML_PROTOTYPES = {
   eventSetFree: "int nvmlEventSetFree(uint64_t set)",
   registerEvents: "int nvmlDeviceRegisterEvents(uint64_t device, uint64_t types, uint64_t set)",
   eventSetWait: "int nvmlEventSetWait_v2(uint64_t set, void *event, uint32_t timeout_ms)",
+  confComputeState: "int nvmlSystemGetConfComputeState(void *state)",
+  confComputeCertificate: "int nvmlDeviceGetConfComputeGpuCertificate(uint64_t device, void *certificate)",
+  confComputeReport: "int nvmlDeviceGetConfComputeGpuAttestationReport(uint64_t device, void *report)",
 } as const;
 export type NvmlCalls = Partial<Bound<typeof NVML_PROTOTYPES>>;
 

@@ -1,43 +1,32 @@
 /**
- * NVML at arm's length: a process of its own that is asked about GPUs, killed when it does not answer in time, and
- * started again when it is next asked. A sick GPU costs a reader the deadline, never more; one that stays sick is left
- * alone for a minute at a time. An idle process keeps nothing alive, and ends with this one.
+ * NVML at arm's length: processes of their own that are asked about GPUs (`nvml-link.ts`). A sick GPU costs a reader the
+ * deadline, never more. Health and evidence have a process each: a report takes the GPU seconds, or for ever, and who
+ * reads health neither waits for that nor goes without when its process is killed.
  */
-import { fork } from "node:child_process";
+import { z } from "zod";
 import { requireInteger } from "../assert.ts";
+import { fromHex, toHex } from "../bytes.ts";
 import { type Clock, systemClock } from "../clock.ts";
-import { countHandle } from "../dispose.ts";
+import { Mutex } from "../dispose.ts";
 import { LIMITS } from "../limits.ts";
-import type { GpuHealth, GpuMonitor } from "./monitor.ts";
-import type { NvmlReply, NvmlRequest } from "./nvml-serve.ts";
+import { EVIDENCE_BYTES, type GpuEvidence, type GpuHealth, type GpuMonitor } from "./monitor.ts";
+import { type NvmlStart, openNvmlLink } from "./nvml-link.ts";
+import type { NvmlReply } from "./nvml-serve.ts";
 
 export interface NvmlMonitorOptions {
   /** `libnvidia-ml.so.1`, as the loader finds it, or a path. */
   readonly library: string;
-  /** The whole environment of the process, handed over at its start; default empty. `LD_LIBRARY_PATH` may matter. */
+  /** The whole environment of the processes, handed over at their start; default empty. `LD_LIBRARY_PATH` may matter. */
   readonly env?: Readonly<Record<string, string>>;
-  /** How long a reader waits, in milliseconds; default 2000, and 10,000 for the first answer of a process. */
+  /**
+   * How long a reader waits, in milliseconds; default 2000, and 10,000 for the first answer of a process. For evidence
+   * 10,000 and 20,000, once it is its turn.
+   */
   readonly deadlineMs?: number;
-  /** The file of the process; only tests name another. */
+  /** The file of the processes; only tests name another. */
   readonly entry?: URL;
   /** For the back-off; deadlines are timers of the event loop. */
   readonly clock?: Pick<Clock, "monotonicMs">;
-}
-
-/** No start for a minute after three failures in a row, nor after any further one until something works. */
-function openBackOff(clock: Pick<Clock, "monotonicMs">) {
-  let failures = 0;
-  let untilMs = 0;
-  return {
-    mayStart: (): boolean => failures < LIMITS.nvmlFailures || clock.monotonicMs() >= untilMs,
-    failed: (): void => {
-      failures += 1;
-      untilMs = clock.monotonicMs() + LIMITS.nvmlBackOffMs;
-    },
-    worked: (): void => {
-      failures = 0;
-    },
-  };
 }
 
 /** Xids are events, told once: those that earlier processes were told are kept here, by UUID. */
@@ -61,169 +50,80 @@ function openXidHistory() {
   };
 }
 
-interface NvmlProcess {
-  /** What cannot be sent is not answered. */
-  send(request: NvmlRequest): void;
-  kill(): void;
-  /** Resolves when there is no such process any more. */
-  readonly ended: Promise<void>;
-}
+/** A part of the evidence, no longer than NVML has room for. */
+const part = (maxBytes: number) =>
+  z
+    .string()
+    .max(2 * maxBytes)
+    .regex(/^([0-9a-f]{2})*$/)
+    .transform((text) => fromHex(text, text.length / 2, "evidence"));
 
-function startProcess(options: NvmlMonitorOptions, onReply: (reply: NvmlReply) => void): NvmlProcess {
-  const entry = options.entry ?? new URL("./nvml-process.js", import.meta.url);
-  const child = fork(entry, [options.library, String(process.pid)], {
-    execArgv: [],
-    env: { ...options.env },
-    stdio: ["ignore", "ignore", "ignore", "ipc"],
-    serialization: "json",
+const evidenceSchema = z.strictObject({
+  report: part(EVIDENCE_BYTES.report),
+  cecReport: part(EVIDENCE_BYTES.cecReport).exactOptional(),
+  certificateChain: part(EVIDENCE_BYTES.certificateChain),
+  attestationCertificateChain: part(EVIDENCE_BYTES.attestationCertificateChain),
+});
+
+/** What is not evidence is none. */
+const evidenceOf = (reply: NvmlReply): GpuEvidence | undefined =>
+  reply.kind === "evidence" ? evidenceSchema.safeParse(reply.evidence).data : undefined;
+
+/** Asks for evidence, one report at a time: a deadline counts the work of one, and not the queue. */
+function openEvidence(start: NvmlStart, deadlineMs: number | undefined) {
+  const link = openNvmlLink<GpuEvidence | undefined>({
+    ...start,
+    deadlineMs: deadlineMs ?? LIMITS.nvmlEvidenceMs,
+    firstMs: deadlineMs ?? LIMITS.nvmlStartMs + LIMITS.nvmlEvidenceMs,
+    absent: undefined,
+    answerOf: evidenceOf,
   });
-  const gone = countHandle("nvml-process");
-  child.unref();
-  child.channel?.unref();
-  const kill = (): void => {
-    if (child.connected) child.disconnect();
-    child.kill("SIGKILL");
-  };
-  const ended = new Promise<void>((resolve) => {
-    child.once("exit", () => resolve());
-    // Not started at all, in which case no exit follows; or out of reach, in which case it had better end.
-    child.on("error", () => (child.pid === undefined ? resolve() : kill()));
-  }).then(gone);
-  child.on("message", (message) => onReply(message as NvmlReply));
-  return { send: (request) => void child.send(request, () => undefined), kill, ended };
-}
-
-interface Waiting {
-  readonly uuid: string;
-  readonly answer: (health: GpuHealth) => void;
-  readonly deadline: NodeJS.Timeout;
-  sent: boolean;
-}
-
-/** Requests without an answer, at most one per GPU. Their deadlines keep the event loop alive; nothing else does. */
-function openRequests(deadlineMs: () => number, onLate: () => void) {
-  const waiting = new Map<number, Waiting>();
-  const shared = new Map<string, Promise<GpuHealth>>();
-  let lastId = 0;
-  const settle = (id: number, health: GpuHealth): void => {
-    const request = waiting.get(id);
-    if (request === undefined) return;
-    waiting.delete(id);
-    shared.delete(request.uuid);
-    clearTimeout(request.deadline);
-    request.answer(health);
-  };
+  const turn = new Mutex();
+  let asking = 0;
   return {
-    uuidOf: (id: number): string | undefined => waiting.get(id)?.uuid,
-    settle,
-    /** Nobody knows, any of them. */
-    settleAll: (): void => {
-      for (const id of waiting.keys()) settle(id, {});
+    read: async (uuid: string, nonce: Uint8Array): Promise<GpuEvidence | undefined> => {
+      // As many as there may be GPUs. After three that hang, the others are not asked at all.
+      if (nonce.byteLength !== EVIDENCE_BYTES.nonce || asking >= LIMITS.devicesListed) return undefined;
+      const question = { kind: "evidence", uuid, nonce: toHex(nonce) } as const;
+      asking += 1;
+      const answer = await turn.run(() => link.ask(question));
+      asking -= 1;
+      return answer;
     },
-    /** The answer under way, if there is one. */
-    underWay: (uuid: string): Promise<GpuHealth> | undefined => shared.get(uuid),
-    add: (uuid: string): Promise<GpuHealth> => {
-      const health = new Promise<GpuHealth>((answer) => {
-        lastId += 1;
-        waiting.set(lastId, { uuid, answer, deadline: setTimeout(onLate, deadlineMs()), sent: false });
-      });
-      shared.set(uuid, health);
-      return health;
-    },
-    /** Those that have to be sent, each once. */
-    takeUnsent: (): readonly NvmlRequest[] => {
-      const unsent = [...waiting].filter(([, request]) => !request.sent);
-      for (const [, request] of unsent) request.sent = true;
-      return unsent.map(([id, { uuid }]) => ({ id, uuid }));
-    },
+    close: () => link.close(),
   };
-}
-
-/** Waits for a process to be gone, but not for ever: in a system call that never returns it cannot be killed. */
-async function waitForEnd({ ended }: NvmlProcess, ms: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, ms);
-  });
-  await Promise.race([ended, late]);
-  clearTimeout(timer);
 }
 
 /**
  * Opens a monitor of the GPUs of this machine. Nothing is started before the first read. Readers of one GPU share a
- * request; a request that is not answered in time ends the process, and with it all others under way. Our own process
- * is not listed among `processes`. Throws `INVALID_ARGUMENT` for a deadline outside 1 ms to 10 min.
+ * request; a request that is not answered in time ends the process, and with it all others of its kind under way. Our
+ * own process is not listed among `processes`. Throws `INVALID_ARGUMENT` for a deadline outside 1 ms to 10 min.
  */
 export function openNvmlMonitor(options: NvmlMonitorOptions): GpuMonitor {
-  const deadlineMs = requireInteger(options.deadlineMs ?? LIMITS.nvmlDeadlineMs, "deadlineMs", 1, 600_000);
-  const firstMs = options.deadlineMs ?? LIMITS.nvmlStartMs;
-  const backOff = openBackOff(options.clock ?? systemClock);
+  const { library, env = {}, clock = systemClock } = options;
+  const deadlineMs =
+    options.deadlineMs === undefined ? undefined : requireInteger(options.deadlineMs, "deadlineMs", 1, 600_000);
+  const start = { library, env, clock, entry: options.entry ?? new URL("./nvml-process.js", import.meta.url) };
   const history = openXidHistory();
-  let current: NvmlProcess | undefined;
-  /** Killed, but not gone yet: no other is started beside it, or those that cannot be killed would pile up. */
-  let leaving: NvmlProcess | undefined;
-  let closed = false;
-  /** Whether the process that runs now has answered. */
-  let answered = false;
-
-  const retire = (): void => {
-    if (current === undefined) return;
-    leaving = current;
-    current = undefined;
-    answered = false;
-    leaving.kill();
-    history.keep();
-  };
-  const fail = (): void => {
-    backOff.failed();
-    retire();
-    requests.settleAll();
-  };
-  const requests = openRequests(() => (answered ? deadlineMs : firstMs), fail);
-  const onReply = ({ id, health }: NvmlReply): void => {
-    const uuid = requests.uuidOf(id);
-    if (uuid === undefined) return;
-    backOff.worked();
-    answered = true;
-    const { processes, ...rest } = history.complete(uuid, health);
-    const others = processes?.filter(({ pid }) => pid !== process.pid);
-    requests.settle(id, others === undefined ? rest : { processes: others, ...rest });
-  };
-  const start = (): NvmlProcess => {
-    const started = startProcess(options, onReply);
-    void started.ended.then(() => {
-      if (started === current) fail();
-      leaving = undefined;
-      send();
-    });
-    return started;
-  };
-  const send = (): void => {
-    if (leaving !== undefined) return;
-    try {
-      for (const request of requests.takeUnsent()) {
-        current ??= start();
-        current.send(request);
-      }
-    } catch {
-      fail();
-    }
-  };
-
-  return {
-    read: (uuid) => {
-      const underWay = requests.underWay(uuid);
-      if (underWay !== undefined) return underWay;
-      if (closed || (current === undefined && !backOff.mayStart())) return Promise.resolve({});
-      const health = requests.add(uuid);
-      send();
-      return health;
+  const health = openNvmlLink<GpuHealth>({
+    ...start,
+    deadlineMs: deadlineMs ?? LIMITS.nvmlDeadlineMs,
+    firstMs: deadlineMs ?? LIMITS.nvmlStartMs,
+    absent: {},
+    answerOf: (reply, uuid) => {
+      if (reply.kind !== "health") return {};
+      const { processes, ...rest } = history.complete(uuid, reply.health);
+      const others = processes?.filter(({ pid }) => pid !== process.pid);
+      return others === undefined ? rest : { processes: others, ...rest };
     },
+    onEnd: history.keep,
+  });
+  const evidence = openEvidence(start, deadlineMs);
+  return {
+    read: (uuid) => health.ask({ kind: "health", uuid }),
+    evidence: evidence.read,
     close: async () => {
-      closed = true;
-      retire();
-      requests.settleAll();
-      if (leaving !== undefined) await waitForEnd(leaving, deadlineMs);
+      await Promise.all([health.close(), evidence.close()]);
     },
   };
 }

@@ -7,8 +7,9 @@
 import { VramError } from "../errors.ts";
 import { openLibrary } from "../ffi/library.ts";
 import { LIMITS } from "../limits.ts";
-import type { EccCounts, GpuHealth, RecoveryAction } from "./monitor.ts";
+import type { EccCounts, GpuEvidence, GpuHealth, RecoveryAction } from "./monitor.ts";
 import { countOf, NVML_PROTOTYPES, NVML_STATUS, type NvmlCalls, room, succeeds, textOf } from "./nvml-calls.ts";
+import { readEvidence } from "./nvml-evidence.ts";
 import { readProcesses } from "./nvml-processes.ts";
 
 /** `NVML_INIT_FLAG_NO_GPUS`: without a GPU the library opens all the same. */
@@ -42,6 +43,8 @@ const UUID = /^(GPU|MIG)-[0-9A-Za-z/-]{1,91}$/;
 export interface Nvml {
   /** What is known of the GPU or MIG slice with this UUID. `{}` where NVML knows none. */
   read(uuid: string): GpuHealth;
+  /** Evidence of that GPU over a nonce of 32 bytes; undefined where there is none. */
+  evidence(uuid: string, nonce: Uint8Array): GpuEvidence | undefined;
   /** For example "580.95.05". */
   driverVersion(): string | undefined;
 }
@@ -160,6 +163,10 @@ export function openNvml(library: string): Nvml {
   };
   return {
     driverVersion: () => readDriverVersion(calls),
+    evidence: (uuid, nonce) => {
+      const device = findDevice(calls, uuid);
+      return device === undefined ? undefined : readEvidence(calls, device, nonce);
+    },
     read: (uuid) => {
       const device = findDevice(calls, uuid);
       if (device === undefined) return {};

@@ -4,7 +4,7 @@
  * policy and registry never live behind it.
  */
 import type { Access, AllocationProperties, Backend } from "../cuda/driver.ts";
-import type { GpuHealth } from "../cuda/monitor.ts";
+import type { GpuEvidence, GpuHealth } from "../cuda/monitor.ts";
 import type { VramError } from "../errors.ts";
 import type { FormatOptions, SourceInfo, SourceSpec } from "../source/source.ts";
 
@@ -140,6 +140,11 @@ export interface Device {
   memory(): Promise<DeviceMemory>;
   /** What NVML knows of the GPU. Never rejects; `{}` where there is no NVML. */
   health(): Promise<GpuHealth>;
+  /**
+   * What the GPU says of itself in confidential-computing mode, over a nonce of 32 bytes; undefined where it says nothing.
+   * Rejects with `INVALID_ARGUMENT` for another nonce, and else never.
+   */
+  evidence(nonce: Uint8Array): Promise<GpuEvidence | undefined>;
   /** Opens and checks a source, in the process that will pump it. */
   openSource(spec: SourceSpec, options: FormatOptions, signal?: AbortSignal): Promise<OpenedSourceInfo>;
   closeSource(sourceId: SourceId): Promise<void>;

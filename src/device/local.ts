@@ -4,6 +4,7 @@
  * cannot zero anything. After a stall nothing is released at all (`context.abandon`): the device may still be writing.
  */
 import { present, requireInteger, requireRange } from "../assert.ts";
+import { requireNonce } from "../cuda/monitor.ts";
 import { Mutex, type ReleaseFailureReporter, UndoStack } from "../dispose.ts";
 import { toVramError, VramError } from "../errors.ts";
 import { type Allocation, openAllocation } from "../handles/allocation.ts";
@@ -112,6 +113,10 @@ class OpenLocalDevice implements LocalDevice {
 
   health() {
     return this.#options.monitor.read(this.info.uuid);
+  }
+
+  async evidence(nonce: Uint8Array) {
+    return this.#options.monitor.evidence(this.info.uuid, requireNonce(nonce));
   }
 
   openSource(...[spec, options, signal]: Parameters<Device["openSource"]>) {

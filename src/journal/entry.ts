@@ -107,6 +107,8 @@ export type DurableBody =
       readonly orphansTotal?: number;
       /** SHA-256 of the kernel's PTX, hex; absent on the emulated device, which has none. */
       readonly kernel?: string;
+      /** Names the key that signs statements; of a service that keeps a log. */
+      readonly statementKeyId?: string;
       /** `stopped`: since a verification failed in an earlier run. */
       readonly devices: readonly (DeviceRef & { readonly keyId: string; readonly stopped: boolean })[];
     }

@@ -61,6 +61,33 @@ export type ServiceBody =
       readonly held: boolean;
     }
   | {
+      /** A statement for others was signed. */
+      readonly type: "statement_issued";
+      readonly device: DeviceRef;
+      readonly statementId: string;
+      readonly shardId: string;
+      readonly name: string;
+      readonly digest: string;
+      readonly nonce: string;
+      /** SHA-256 of the statement, hex. */
+      readonly statementDigest: string;
+      /** Names the key that signed it. */
+      readonly keyId: string;
+      /** The line that tells of the measurement. */
+      readonly verifiedSeq: number;
+      readonly caller: string;
+    }
+  | {
+      /** From here on statements are signed with another key. */
+      readonly type: "key_rotated";
+      readonly purpose: "statement";
+      readonly from: string;
+      readonly to: string;
+      /** SPKI of the new key, PEM. */
+      readonly publicKey: string;
+      readonly reason: string;
+    }
+  | {
       readonly type: "lease_granted";
       readonly device: DeviceRef;
       readonly leaseId: string;

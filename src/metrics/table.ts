@@ -230,6 +230,8 @@ export const METRICS = {
     { device: "device", because: EXPORT_ENDS },
     EXPORT_ENDS.map((because) => ({ because })),
   ),
+  statements_total: counter("statements for others that were signed and put on record", device, [{}]),
+  keys_rotated_total: counter("times that statements got another key", none),
   wanted_refusals_total: counter("tries to seal again what was wanted that failed, by error code", { reason: CODES }, [
     { reason: "DIGEST_MISMATCH" },
   ]),

@@ -130,6 +130,8 @@ const ROWS: Rows = {
   lease_revoked: ({ device, because }) => leaseEnded(device, because),
   shard_exported: ({ device }) => [add("exports_total", on(device))],
   export_ended: ({ device, because }) => [add("exports_ended_total", { ...on(device), because })],
+  statement_issued: ({ device }) => [add("statements_total", on(device))],
+  key_rotated: () => [add("keys_rotated_total", {})],
   wanted_refused: ({ code }) => [add("wanted_refusals_total", { reason: code })],
 
   request_served: ({ route, status, durationMs }) => [

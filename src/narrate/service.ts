@@ -99,6 +99,8 @@ export const CALLER_ROWS: Rows<
   | "lease_revoked"
   | "shard_exported"
   | "export_ended"
+  | "statement_issued"
+  | "key_rotated"
   | "auth_failed"
   | "request_refused"
 > = {
@@ -127,6 +129,14 @@ export const CALLER_ROWS: Rows<
     const ended = EXPORT_ENDS[because](`${exportId} of ${name}`, held);
     const human = `${ended}${held ? "; the memory may still be mapped there" : ""}`;
     return line(["worker", "export_end", "ended"], name, human, held ? WARNING : {});
+  },
+  statement_issued: ({ name, statementId, caller, digest }) => {
+    const human = `${caller} was given a statement about ${name}, measured as fsverity:${digest}: ${statementId}`;
+    return line(["vram-residency", "attest", "issued"], name, human, GOOD);
+  },
+  key_rotated: ({ purpose, from, to, reason }) => {
+    const human = `the key of every ${purpose} is another from now on: ${to} instead of ${from} (${reason})`;
+    return line(["vram-residency", "key_rotate", "rotated"], to, human, WARNING);
   },
   auth_failed: ({ failure, transport, caller = "somebody" }) => {
     const human = `${caller} was not let in ${over(transport)}: ${failure}`;

@@ -9,6 +9,7 @@ import { deviceUuid } from "../residency/state.ts";
 import type { FileIdentity } from "../source/file.ts";
 import type { SourceSpec } from "../source/source.ts";
 import type { SourceFormat, Tensor } from "../source/tensors.ts";
+import { evidence, health } from "./check-gpu.ts";
 import type {
   CallArguments,
   CallResult,
@@ -26,6 +27,7 @@ const positive = z.int().min(1);
 const id = positive;
 const ms = z.number().min(0);
 const flag = z.boolean();
+/** A digest, or a nonce. */
 const hash = z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength === 32);
 /** Level 1 of a tree. */
 const hashes = z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength % 32 === 0);
@@ -70,6 +72,7 @@ const wireSource: z.ZodType<WireSource> = z.union([pathSource, streamSource]);
 const ARGUMENTS: { readonly [K in Method]: z.ZodType<CallArguments[K]> } = {
   memory: z.tuple([]),
   health: z.tuple([]),
+  evidence: z.tuple([hash]),
   openSource: z.tuple([
     wireSource,
     z.strictObject({
@@ -95,25 +98,6 @@ const ARGUMENTS: { readonly [K in Method]: z.ZodType<CallArguments[K]> } = {
   free: z.tuple([id, text.optional()]),
   close: z.tuple([]),
 };
-
-const eccCounts = z.strictObject({ corrected: count, uncorrected: count });
-
-const health: z.ZodType<CallResult<"health">> = z.strictObject({
-  driverVersion: text.exactOptional(),
-  processes: z
-    .array(z.strictObject({ pid: count, name: text, byteLength: count }))
-    .max(LIMITS.nvmlProcesses)
-    .exactOptional(),
-  memory: z
-    .strictObject({ bytesTotal: count, bytesReserved: count, bytesFree: count, bytesUsed: count })
-    .exactOptional(),
-  ecc: z.strictObject({ volatile: eccCounts, aggregate: eccCounts }).exactOptional(),
-  remappedRows: z.strictObject({ corrected: count, uncorrected: count, pending: flag, failed: flag }).exactOptional(),
-  recoveryAction: z
-    .enum(["none", "gpu-reset", "node-reboot", "drain-p2p", "drain-and-reset", "unknown"])
-    .exactOptional(),
-  xids: z.array(count).max(LIMITS.nvmlXids).exactOptional(),
-});
 
 const uploaded: z.ZodType<CallResult<"upload">> = z.strictObject({
   byteLength: count,
@@ -146,6 +130,7 @@ const damagedBlock = z.strictObject({
 const RESULTS: { readonly [K in Method]: z.ZodType<WireResult<K>> } = {
   memory: z.strictObject({ bytesTotal: count, bytesFree: count }),
   health,
+  evidence,
   openSource: z.strictObject({
     sourceId: id,
     name: text,

@@ -36,6 +36,7 @@ const DISPATCH: {
 } = {
   memory: (device) => device.memory(),
   health: (device) => device.health(),
+  evidence: (device, [nonce]) => device.evidence(nonce),
   openSource: (device, [source, options], { sourceOf, signal }) => device.openSource(sourceOf(source), options, signal),
   closeSource: (device, [sourceId]) => device.closeSource(sourceId),
   allocate: (device, [byteLength]) => device.allocate(byteLength),

@@ -39,6 +39,7 @@ export interface WireLocateRequest extends Omit<LocateRequest, "source"> {
 export interface CallArguments {
   memory: readonly [];
   health: readonly [];
+  evidence: readonly [nonce: Uint8Array];
   openSource: readonly [spec: WireSource, options: FormatOptions];
   closeSource: readonly [sourceId: number];
   allocate: readonly [byteLength: number];

@@ -4,7 +4,7 @@
  * same GPU never name what a later one holds.
  */
 import { present, requireInteger } from "../assert.ts";
-import type { GpuMonitor } from "../cuda/monitor.ts";
+import { type GpuMonitor, requireNonce } from "../cuda/monitor.ts";
 import type {
   AllocationId,
   Device,
@@ -27,7 +27,7 @@ import type { CallArguments, CallResult, Method, OpenRequest } from "./protocol.
 export interface RemoteDeviceOptions extends OpenRequest, LinkStart {
   /** The position of the GPU on this machine: its own process sees no other. Default: what the process says. */
   readonly ordinal?: number;
-  /** Who is asked about the GPU's health; without, the process is, and starts nothing to find out. */
+  /** Who is asked about the GPU's health and evidence; without, the process is, and starts nothing to find out. */
   readonly monitor?: GpuMonitor;
   /** The next id of an allocation; the same for all processes of one GPU. Default: 1, 2, … */
   readonly nextId?: () => AllocationId;
@@ -115,6 +115,12 @@ class OpenRemoteDevice implements RemoteDevice {
     const { processes } = health;
     // As with a device in this process: what we hold ourselves is nobody else's.
     return processes === undefined ? health : { ...health, processes: processes.filter(({ pid }) => pid !== this.pid) };
+  }
+
+  async evidence(nonce: Uint8Array) {
+    requireNonce(nonce);
+    if (this.#monitor !== undefined) return this.#monitor.evidence(this.info.uuid, nonce);
+    return this.#enter(() => this.#call("evidence", [nonce])).catch(() => undefined);
   }
 
   openSource(...[spec, options, signal]: Parameters<Device["openSource"]>) {

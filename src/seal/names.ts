@@ -38,7 +38,7 @@ export function cleanName(baseName: string): string {
 const BASE32 = "abcdefghijklmnopqrstuvwxyz234567";
 
 /** A generated id: what it is of, and 26 base32 characters (130 bits) from a CSPRNG. */
-export function createId(kind: "shard" | "lease" | "op" | "export"): string {
+export function createId(kind: "shard" | "lease" | "op" | "export" | "statement"): string {
   const tail = [...randomBytes(26)].map((byte) => BASE32.charAt(byte & 31)).join("");
   return `${kind}-${tail}`;
 }

@@ -13,6 +13,7 @@ import { cleanName, requireName } from "../seal/names.ts";
 import { nodeFileSystem } from "../source/file.ts";
 import { expandSource } from "../source/sets.ts";
 import { attach } from "./attach/attaching.ts";
+import { attest, rotateKey, showKeys } from "./attesting.ts";
 import { evictNamed } from "./evicting.ts";
 import { given } from "./given.ts";
 import { durationOf, requireHolder } from "./holding.ts";
@@ -154,7 +155,22 @@ const residencyCalls = (parts: Parts): Pick<Calls, "plan" | "seal" | "operation"
 /** What comes to relying on what is resident. */
 const relianceCalls = (
   parts: Parts,
-): Pick<Calls, "verify" | "grant" | "lease" | "leases" | "renew" | "release" | "attach"> => ({
+): Pick<
+  Calls,
+  | "verify"
+  | "grant"
+  | "lease"
+  | "leases"
+  | "renew"
+  | "release"
+  | "attach"
+  | "attest"
+  | "statementKeys"
+  | "rotateStatementKey"
+> => ({
+  attest: (request, caller, signal) => attest(parts, request, caller, signal),
+  statementKeys: () => showKeys(parts),
+  rotateStatementKey: ({ reason }) => rotateKey(parts, requireName(reason)),
   attach: (request, caller, peer, signal) => attach(parts, request, caller, peer, signal),
   verify: async (idOrName, { maxAgeMs = parts.values["verify.maxAgeMs"], salt, seal }, signal) => {
     const presented = seal === undefined ? {} : { seal: parseSeal(seal) };

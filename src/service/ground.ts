@@ -25,6 +25,7 @@ import { type DevicesPlace, type FoundDevices, findDevices } from "./backend.ts"
 import { createFeed, type KeptFeed } from "./feed.ts";
 import { createOperations, type Operations } from "./operations.ts";
 import { requireRuntimeDirectory } from "./runtime-dir.ts";
+import { openStatementKeys, type StatementKeys } from "./statement-keys.ts";
 import { openWanted, type WantedSet } from "./wanted.ts";
 
 export interface ServiceOptions {
@@ -52,6 +53,8 @@ export interface Ground {
   /** Absent where `audit.mode` is off. */
   readonly log: AuditLog | undefined;
   readonly logFolder: string | undefined;
+  /** Absent where there is no log. */
+  readonly statementKeys: StatementKeys | undefined;
   readonly found: FoundDevices;
   readonly wanted: WantedSet;
   readonly undo: UndoStack;
@@ -108,6 +111,21 @@ async function openGround(
   const uuids = found.devices.map(({ uuid }) => uuid);
   await state.bind(backend, uuids);
   const wanted = await openWanted({ stateDir, rootKey: state.rootKey, backend });
+  const statementKeys = log === undefined ? undefined : await openStatementKeys(stateDir, journal);
   const logFolder = log === undefined ? undefined : auditFolder(stateDir);
-  return { ...base, values, options, instanceId, metrics, feed, operations, state, log, logFolder, found, wanted };
+  return {
+    ...base,
+    values,
+    options,
+    instanceId,
+    metrics,
+    feed,
+    operations,
+    state,
+    log,
+    logFolder,
+    statementKeys,
+    found,
+    wanted,
+  };
 }

@@ -3,9 +3,11 @@
  * audit log; CUDA and NVML are in processes of their own. What is opened here is closed here, in reverse, and on failure
  * nothing stays open. The server in front of it is `http/server.ts`.
  */
+import { toHex } from "../bytes.ts";
 import { configDigest } from "../config/config.ts";
 import { VramError } from "../errors.ts";
 import { createExports } from "../exports/exports.ts";
+import { sha256 } from "../hash/descriptor.ts";
 import type { Journal } from "../journal/journal.ts";
 import { onNobodysBehalf } from "../journal/scope.ts";
 import type { Leases } from "../lease/leases.ts";
@@ -14,6 +16,7 @@ import { createSystem, type OpenCore } from "../open.ts";
 import { recordEnd, recordStart } from "../recording.ts";
 import type { System } from "../residency/worker.ts";
 import { createVram } from "../vram.ts";
+import type { Attesting } from "./attesting.ts";
 import { createCalls } from "./calls.ts";
 import { keepDevices } from "./devices.ts";
 import { type Ground, type ServiceOptions, withGround } from "./ground.ts";
@@ -78,11 +81,25 @@ async function compose(ground: Ground): Promise<OpenService> {
     requireOnRecord: (row) => requireOnRecord(ground.logFolder, row),
     sealAgain: (row, signal) => sealAgain(vram, row, signal),
   });
-  await recordServiceStart(ground, open, orphans);
+  const kernelImage = await kernelImageOf(found.decision.backend);
+  const attesting = attestingOf(ground, kernelImage);
+  await recordServiceStart(ground, open, orphans, kernelImage);
+  await ground.statementKeys?.record();
   const requireAccepting = (): void => {
     if (view.phase === "stopping") throw new VramError("SERVICE_STOPPING", "the service is about to end");
   };
-  const parts: Parts = { vram, open, exports, devices, keeper, wanted, operations, values, requireAccepting };
+  const parts: Parts = {
+    vram,
+    open,
+    exports,
+    attesting,
+    devices,
+    keeper,
+    wanted,
+    operations,
+    values,
+    requireAccepting,
+  };
   return openServiceOf(ground, parts, leases, view);
 }
 
@@ -124,19 +141,28 @@ function openServiceOf(ground: Ground, parts: Parts, leases: Leases, view: Servi
   };
 }
 
+/** What statements are made with; only what is on record can be told to others. */
+function attestingOf({ log, logFolder, statementKeys }: Ground, kernelImage: Uint8Array): Attesting | undefined {
+  if (log === undefined || logFolder === undefined || statementKeys === undefined) return undefined;
+  const kernel = kernelImage.byteLength === 0 ? undefined : toHex(sha256(kernelImage));
+  return { log, logFolder, keys: statementKeys, kernel };
+}
+
 /** Puts the start on record, with what was resident before it and is not any more. */
 async function recordServiceStart(
-  { values, wanted, found, journal }: Ground,
+  { values, wanted, journal, statementKeys }: Ground,
   { system, workers }: OpenCore,
   orphans: Orphans,
+  kernelImage: Uint8Array,
 ): Promise<void> {
   await orphans.record(journal);
   const held = orphans.held();
   const lost = wanted.rows().flatMap(sealsOf);
-  await recordStart(system, workers, await kernelImageOf(found.decision.backend), {
+  await recordStart(system, workers, kernelImage, {
     configDigest: configDigest(values),
     lost: lost.slice(0, LIMITS.entryRanges).map(({ shardId, name, digest }) => ({ shardId, name, digest })),
     lostTotal: lost.length,
+    ...(statementKeys === undefined ? {} : { statementKeyId: statementKeys.signer.keyId }),
     ...(held.length === 0 ? {} : { orphans: held.slice(0, LIMITS.entryRanges), orphansTotal: held.length }),
   });
 }

@@ -5,6 +5,7 @@ import { VramError } from "../errors.ts";
 import type { Exports } from "../exports/exports.ts";
 import type { OpenCore } from "../open.ts";
 import type { Shard } from "../residency/shard.ts";
+import type { Attesting } from "./attesting.ts";
 import type { KeptDevices } from "./devices.ts";
 import type { Keeper } from "./keeper.ts";
 import type { Operations } from "./operations.ts";
@@ -17,6 +18,8 @@ export interface Parts {
   readonly vram: Vram;
   readonly open: OpenCore;
   readonly exports: Exports;
+  /** Absent without an audit log. */
+  readonly attesting: Attesting | undefined;
   readonly devices: KeptDevices;
   readonly keeper: Keeper;
   readonly wanted: WantedSet;

@@ -4,6 +4,8 @@
  * milliseconds, times RFC 3339 in UTC. No pointer, key or path is ever part of an answer.
  */
 import { z } from "zod";
+import { envelopeSchema } from "../attest/envelope.ts";
+import { evidenceSchema } from "../attest/evidence.ts";
 
 const hex32 = z.string().regex(/^[0-9a-f]{64}$/);
 const count = z.int().min(0);
@@ -214,6 +216,25 @@ export const readiness = z
   })
   .meta({ id: "Readiness" });
 
+export const statement = z
+  .object({
+    statementId: z.string(),
+    record: shardRecord,
+    envelope: envelopeSchema.meta({ id: "Envelope", description: "DSSE v1; docs/statement.md" }),
+    /** Absent where the GPU offers none. */
+    evidence: evidenceSchema.optional(),
+  })
+  .meta({ id: "Statement" });
+
+export const statementKeys = z
+  .object({
+    keyId: hex32.meta({ description: "SHA-256 of the SPKI of the key that signs statements" }),
+    publicKey: z.string().meta({ description: "that key: SPKI in PEM" }),
+    logKey: z.string().meta({ description: "of the audit log: NAME+HASH+KEY" }),
+    origin: z.string().meta({ description: "of the audit log" }),
+  })
+  .meta({ id: "StatementKeys" });
+
 export const health = z.object({ status: z.enum(["ok", "not-ready"]) }).meta({ id: "Health" });
 
 export type ShardRecordReply = z.infer<typeof shardRecord>;
@@ -228,4 +249,6 @@ export type GrantedLease = z.infer<typeof grantedLease>;
 export type RenewedLease = z.infer<typeof renewedLease>;
 export type Eviction = z.infer<typeof eviction>;
 export type DeviceState = z.infer<typeof deviceState>;
+export type StatementReply = z.infer<typeof statement>;
+export type StatementKeysReply = z.infer<typeof statementKeys>;
 export type Readiness = z.infer<typeof readiness>;

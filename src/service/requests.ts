@@ -79,6 +79,21 @@ export const resumeRequest = z
   .strictObject({ reason: text(LIMITS.nameBytes), device: device.optional() })
   .meta({ id: "ResumeRequest" });
 
+export const statementRequest = z
+  .strictObject({
+    shard,
+    nonce: z
+      .string()
+      .regex(/^(?:[0-9a-fA-F]{2}){16,32}$/)
+      .optional()
+      .meta({
+        description: "16 to 32 bytes that nobody could know before, hex; without, nothing shows when it was made",
+      }),
+  })
+  .meta({ id: "StatementRequest" });
+
+export const rotateRequest = z.strictObject({ reason: text(LIMITS.nameBytes) }).meta({ id: "RotateRequest" });
+
 const digits = (max: number, what: string) =>
   z
     .string()
@@ -99,4 +114,6 @@ export type SealRequestBody = z.infer<typeof sealRequest>;
 export type VerifyRequestBody = z.infer<typeof verifyRequest>;
 export type LeaseRequest = z.infer<typeof leaseRequest>;
 export type RenewRequest = z.infer<typeof renewRequest>;
+export type StatementRequest = z.infer<typeof statementRequest>;
+export type RotateRequest = z.infer<typeof rotateRequest>;
 export type ResumeRequest = z.infer<typeof resumeRequest>;

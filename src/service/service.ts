@@ -16,6 +16,8 @@ import type {
   Plan,
   Readiness,
   RenewedLease,
+  StatementKeysReply,
+  StatementReply,
   Verification,
 } from "./replies.ts";
 import type {
@@ -23,7 +25,9 @@ import type {
   PlanRequest,
   RenewRequest,
   ResumeRequest,
+  RotateRequest,
   SealRequestBody,
+  StatementRequest,
   VerifyRequestBody,
 } from "./requests.ts";
 import type { Scope } from "./tokens.ts";
@@ -77,6 +81,10 @@ export interface Service {
   release(leaseId: string, caller: Caller): Promise<LeaseReply>;
   /** Hands the memory of a shard to the process at the other end of a connection. */
   attach(request: AttachRequest, caller: Caller, peer: Peer, signal: AbortSignal): Promise<Attached>;
+  /** Measures with a nonce, and signs a statement about it that others can check. */
+  attest(request: StatementRequest, caller: Caller, signal: AbortSignal): Promise<StatementReply>;
+  statementKeys(): StatementKeysReply;
+  rotateStatementKey(request: RotateRequest): Promise<StatementKeysReply>;
   evict(idOrName: string, options: { readonly revoke: boolean }): Promise<Eviction>;
   resume(request: ResumeRequest): Promise<readonly DeviceState[]>;
   devices(): Promise<readonly DeviceState[]>;

@@ -39,6 +39,7 @@ describe.skipIf(fakeCuda() === undefined)(`a GPU in a process of its own${whyNoF
       expect(environment).toContain("CUDA_MODULE_LOADING=EAGER");
     }
     expect(await device.health(), "it starts no process to ask NVML").toEqual({});
+    expect(await device.evidence(new Uint8Array(32)), "nor for evidence").toBeUndefined();
     const other = await failureOf(openRemoteDevice({ ...(await options()), uuid: uuidOf(7) }));
     expect([other.code, other.details]).toEqual(["DEVICE_NOT_FOUND", { uuids: [uuidOf(0), uuidOf(1)] }]);
   });

@@ -257,17 +257,19 @@ describe.skipIf(fake.whyNot !== "")(`opening NVML${fake.whyNot}`, () => {
 describe.skipIf(fake.whyNot !== "")(`what NVML's process does${fake.whyNot}`, () => {
   test("answers with the id it was given", () => {
     const serve = nvmlServer(fake.library);
-    const { id, health } = serve({ id: 7, uuid: FAKE_UUID });
-    expect([id, health.recoveryAction]).toEqual([7, "none"]);
+    const reply = serve({ id: 7, kind: "health", uuid: FAKE_UUID });
+    expect(reply).toMatchObject({ id: 7, kind: "health", health: { recoveryAction: "none" } });
   });
 
   test("answers {} where NVML cannot be opened, and tries again", () => {
-    expect(nvmlServer("/nowhere/libnvidia-ml.so.1")({ id: 1, uuid: FAKE_UUID })).toEqual({ id: 1, health: {} });
+    const ask = (id: number) => ({ id, kind: "health", uuid: FAKE_UUID }) as const;
+    const nothing = (id: number) => ({ id, kind: "health", health: {} });
+    expect(nvmlServer("/nowhere/libnvidia-ml.so.1")(ask(1))).toEqual(nothing(1));
     const serve = nvmlServer(fake.library);
     process.env["VRAM_FAKE_NVML_FAULTS"] = "nvmlInitWithFlags:1:9";
-    expect(serve({ id: 2, uuid: FAKE_UUID }).health).toEqual({});
+    expect(serve(ask(2))).toEqual(nothing(2));
     Reflect.deleteProperty(process.env, "VRAM_FAKE_NVML_FAULTS");
-    expect(serve({ id: 3, uuid: FAKE_UUID }).health.processes).toEqual([]);
+    expect(serve(ask(3))).toMatchObject({ health: { processes: [] } });
   });
 
   test("asking to die with the parent never throws, and ends at once where the parent has died already", () => {

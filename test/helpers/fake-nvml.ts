@@ -4,6 +4,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import type { GpuEvidence } from "../../src/cuda/monitor.ts";
 import { type Nvml, openNvml } from "../../src/cuda/nvml.ts";
 
 /** Made up, in NVML's form. */
@@ -44,3 +45,26 @@ export function openFakeNvml(path: string, settings: FakeNvmlSettings = {}): Nvm
     for (const name of Object.keys(env)) Reflect.deleteProperty(process.env, name);
   }
 }
+
+/** A virtual machine (1), the feature on, tools off; a CEC. */
+export const CC_ON = { CC: "1,1,0,1" };
+/** Every byte differs from every other, and most from zero. */
+export const NONCE = new Uint8Array(32).map((_, index) => 251 - 7 * index);
+
+/** A part of the fake's evidence: `head`, the nonce if it goes in, 0, 1, 2, … */
+function part(head: string, byteLength: number, nonce?: Uint8Array): Uint8Array {
+  const start = Buffer.concat([Buffer.from(head), nonce ?? new Uint8Array()]);
+  const rest = Array.from({ length: byteLength }, (_, index) => index & 0xff);
+  return new Uint8Array(Buffer.concat([start, Buffer.from(rest)]).subarray(0, byteLength));
+}
+
+/** What the fake signs: sizes of report, CEC report, chain and attestation chain in this order. */
+export const evidenceOf = (
+  nonce: Uint8Array,
+  [r, c, g, a]: readonly number[] = [1000, 500, 700, 900],
+): Required<GpuEvidence> => ({
+  report: part("FAKE-SPDM", r ?? 0, nonce),
+  cecReport: part("FAKE-CEC", c ?? 0, nonce),
+  certificateChain: part("FAKE-CHAIN", g ?? 0),
+  attestationCertificateChain: part("FAKE-ATTESTATION", a ?? 0),
+});

@@ -129,6 +129,11 @@ const readiness = (): replies.Readiness => ({
   ...{ shards: [record("model")], missing: [], devices: [deviceState] },
 });
 
+const STATEMENT_KEYS: replies.StatementKeysReply = {
+  ...{ keyId: "0".repeat(64), publicKey: "-----BEGIN PUBLIC KEY-----\n" },
+  ...{ logKey: "vram-residency/0123+00000000+AAAA", origin: "vram-residency/0123" },
+};
+
 function answers(fake: Pick<FakeService, "ready_">): Omit<Service, "instanceId" | "feed" | "note"> {
   return {
     plan: async ({ name = "model" }) => ({
@@ -148,6 +153,15 @@ function answers(fake: Pick<FakeService, "ready_">): Omit<Service, "instanceId" 
     },
     cancel: async () => operation("succeeded"),
     attach: () => Promise.reject(new VramError("SHARD_NOT_FOUND", "this service has no memory to hand out")),
+    attest: async ({ shard }) => ({
+      ...{ statementId: "statement-1", record: record(requireKnown(shard)) },
+      envelope: {
+        ...{ payload: "e30=", payloadType: "application/vnd.in-toto+json" },
+        signatures: [{ keyid: "0".repeat(64), sig: "MAA=" }],
+      },
+    }),
+    statementKeys: () => STATEMENT_KEYS,
+    rotateStatementKey: async () => STATEMENT_KEYS,
     list: listing,
     show: (idOrName) => ({ shards: [record(requireKnown(idOrName))], missing: [] }),
     verify: async (idOrName) => verification(requireKnown(idOrName)),

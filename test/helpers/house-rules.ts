@@ -110,7 +110,9 @@ function specifierOf(node: ts.Node): string | undefined {
  * `backend`; `process` stands behind it, because the process of a device opens its driver itself.
  */
 const ORDER = [
-  ..."leaf ffi journal hash cuda handles source staging device seal residency verify lease exports attest".split(" "),
+  ..."leaf ffi journal hash cuda handles source staging device seal residency verify lease exports attest offline".split(
+    " ",
+  ),
   ..."options backend process config recording open environment api requests vram tamper service client cli".split(" "),
 ];
 const LEAVES = ["errors", "assert", "bytes", "dispose", "clock", "limits", "files", "version"];

@@ -108,6 +108,17 @@ export const EXAMPLES: Examples = {
     { type: "export_ended", device, ...NAME, exportId: "export-1", because: "service_gone", held: true },
     { [`exports_ended_total{${on},because="service_gone"}`]: 1 },
   ],
+  statement_issued: [
+    {
+      ...{ type: "statement_issued", device, ...NAME, digest: DIGEST, statementId: "statement-1", caller: "uid 1000" },
+      ...{ nonce: DIGEST, statementDigest: DIGEST, keyId: DIGEST, verifiedSeq: 17 },
+    },
+    { [`statements_total{${on}}`]: 1 },
+  ],
+  key_rotated: [
+    { type: "key_rotated", purpose: "statement", from: DIGEST, to: DIGEST, publicKey: "PEM", ...REASON },
+    { keys_rotated_total: 1 },
+  ],
   wanted_refused: [
     { type: "wanted_refused", name: "m", code: "SOURCE_NOT_FOUND", ...REASON },
     { 'wanted_refusals_total{reason="SOURCE_NOT_FOUND"}': 1 },

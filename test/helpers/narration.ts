@@ -6,6 +6,7 @@ const UUID = "EMU-11111111-2222-4333-8444-555555555555";
 const SHARD = `shard-${"a2".repeat(13)}`;
 const LEASE = `lease-${"b3".repeat(13)}`;
 const EXPORT = `export-${"c4".repeat(13)}`;
+const STATEMENT = `statement-${"d5".repeat(13)}`;
 const DIGEST = "6a".repeat(32);
 const MIB = 1024 * 1024;
 
@@ -143,6 +144,18 @@ export const EXAMPLES: Bodies = {
     { type: "export_ended", device, exportId: EXPORT, shardId: SHARD, name, because: "service_closed", held: true },
     { type: "export_ended", device, exportId: EXPORT, shardId: SHARD, name, because: "service_gone", held: true },
     { type: "export_ended", device, exportId: EXPORT, shardId: SHARD, name, because: "service_gone", held: false },
+  ],
+  statement_issued: [
+    {
+      ...{ type: "statement_issued", device, statementId: STATEMENT, shardId: SHARD, name, digest: DIGEST },
+      ...{ nonce: DIGEST, statementDigest: DIGEST, keyId: DIGEST, verifiedSeq: 17, caller: "uid 1000" },
+    },
+  ],
+  key_rotated: [
+    {
+      ...{ type: "key_rotated", purpose: "statement", from: DIGEST, to: `7b${DIGEST.slice(2)}` },
+      ...{ publicKey: "-----BEGIN PUBLIC KEY-----", reason: "yearly" },
+    },
   ],
   auth_failed: [
     { type: "auth_failed", failure: "bad-token", transport: "tcp", caller: "token 3fa2b1" },

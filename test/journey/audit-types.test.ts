@@ -42,6 +42,8 @@ const SHOWN: Readonly<Record<DurableBody["type"], Place>> = {
   lease_revoked: "of a service",
   shard_exported: "of a service",
   export_ended: "of a service",
+  statement_issued: "of a service",
+  key_rotated: "of a service",
   wanted_refused: "of a service",
   auth_failed: "of a service",
   request_refused: "of a service",

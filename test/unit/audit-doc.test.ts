@@ -16,7 +16,15 @@ const LEASE = { ...SHARD, leaseId: true } as const;
 const MEMBERS: Members = {
   service_started: {
     ...{ backend: true, version: true, instanceId: true, policyDigest: true, configDigest: true },
-    ...{ lost: true, lostTotal: true, orphans: true, orphansTotal: true, kernel: true, devices: true },
+    ...{
+      lost: true,
+      lostTotal: true,
+      orphans: true,
+      orphansTotal: true,
+      kernel: true,
+      statementKeyId: true,
+      devices: true,
+    },
   },
   service_stopped: { because: true, code: true },
   vram_allocated: { device, name: true, byteLength: true },
@@ -40,6 +48,11 @@ const MEMBERS: Members = {
     ...{ caller: true, peer: true, byteLength: true },
   },
   export_ended: { ...SHARD, exportId: true, because: true, held: true },
+  statement_issued: {
+    ...{ ...SHARD, statementId: true, digest: true, nonce: true, statementDigest: true },
+    ...{ keyId: true, verifiedSeq: true, caller: true },
+  },
+  key_rotated: { purpose: true, from: true, to: true, publicKey: true, reason: true },
   wanted_refused: { name: true, code: true, reason: true },
   auth_failed: { failure: true, transport: true, caller: true },
   request_refused: { status: true, code: true, transport: true, caller: true },

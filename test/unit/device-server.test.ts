@@ -60,6 +60,7 @@ describe("the process of a device", () => {
     "no request": ["hello"],
     "another method": [call(1, "flipBit", 1, 0, 0)],
     "another argument": [call(1, "memory", 1)],
+    "a nonce of 31 bytes": [call(1, "evidence", new Uint8Array(31))],
     "an address for an id": [call(1, "free", 0x7f0000000000n)],
     "a second opening": [{ kind: "open", request: {} }],
     "a list of devices, when it has one": [{ kind: "list", backend: "cuda" }],
@@ -146,7 +147,8 @@ describe("the process of a device", () => {
     await ask(4, "facts", allocationId);
     await ask(5, "measure", allocationId, undefined);
     await ask(6, "health");
-    await ask(7, "free", allocationId);
+    await ask(7, "evidence", new Uint8Array(32));
+    await ask(8, "free", allocationId);
     const seen: unknown[] = [];
     const walk = (value: unknown): void => {
       if (typeof value === "object" && value !== null && !(value instanceof Uint8Array)) {

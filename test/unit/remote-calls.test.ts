@@ -1,7 +1,7 @@
 /** Calls to a device behind a channel: their turn, their bound, what goes with them, and the end of it all. */
 import { describe, expect, it, vi } from "vitest";
 import { createFaultPlan } from "../../src/cuda/emulated/faults.ts";
-import type { GpuHealth } from "../../src/cuda/monitor.ts";
+import { type GpuEvidence, type GpuHealth, NO_MONITOR } from "../../src/cuda/monitor.ts";
 import { STATUS } from "../../src/cuda/status.ts";
 import { VramError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
@@ -166,7 +166,7 @@ describe("streams of the caller's", () => {
 });
 
 describe("health", () => {
-  const monitor = (health: GpuHealth) => ({ read: async () => health, close: async () => undefined });
+  const monitor = (health: GpuHealth) => ({ ...NO_MONITOR, read: async () => health });
 
   it("is the monitor's to say, without our own process among the tenants", async () => {
     const processes = [2 ** 22 + 2, 5].map((pid) => ({ pid, name: "node", byteLength: 1 }));
@@ -182,6 +182,79 @@ describe("health", () => {
     expect(await device.health()).toEqual({ processes: [] });
     process.exit({ exitCode: 1, signal: null });
     expect(await device.health()).toEqual({});
+  });
+});
+
+describe("evidence", () => {
+  const NONCE = new Uint8Array(32).map((_, index) => 255 - index);
+  const EVIDENCE: Required<GpuEvidence> = {
+    report: new Uint8Array(8192).fill(1),
+    cecReport: new Uint8Array(4096).fill(2),
+    certificateChain: new Uint8Array(4096).fill(3),
+    attestationCertificateChain: new Uint8Array(5120).fill(4),
+  };
+
+  it("is the monitor's to give, for this device and this nonce", async () => {
+    const asked: unknown[] = [];
+    const evidence = async (...question: readonly unknown[]) => {
+      asked.push(question);
+      return EVIDENCE;
+    };
+    const { device, process } = await openScripted({}, { monitor: { ...NO_MONITOR, evidence } });
+    expect(await device.evidence(NONCE)).toBe(EVIDENCE);
+    expect(asked).toEqual([[device.info.uuid, NONCE]]);
+    expect(calls(process.requests, "evidence")).toBe(0);
+  });
+
+  it("crosses byte for byte, the nonce too", async () => {
+    const { device, process } = await openScripted({ onRequest: answering("evidence", EVIDENCE) });
+    expect(await device.evidence(NONCE)).toEqual(EVIDENCE);
+    expect(process.requests).toMatchObject([{ kind: "call", method: "evidence", args: [NONCE] }]);
+    const { cecReport: _, ...rest } = EVIDENCE;
+    const { device: other } = await openScripted({ onRequest: answering("evidence", rest) });
+    expect(await other.evidence(NONCE)).toEqual(rest);
+  });
+
+  it.each(Object.keys(EVIDENCE))("ends a process whose %s is too long, or no bytes", async (part) => {
+    const field = EVIDENCE[part as keyof GpuEvidence];
+    for (const wrong of [new Uint8Array(field.byteLength + 1), "00", null]) {
+      const { device, process } = await openScripted({
+        onRequest: answering("evidence", { ...EVIDENCE, [part]: wrong }),
+      });
+      expect(await device.evidence(NONCE)).toBeUndefined();
+      expect(process.kills).toBe(1);
+      expect(await codeOf(device.memory())).toBe("DEVICE_LOST");
+    }
+  });
+
+  it("ends a process that adds to it, or leaves something out", async () => {
+    const { report: _, ...without } = EVIDENCE;
+    for (const wrong of [{ ...EVIDENCE, more: 1 }, without, null]) {
+      const { device, process } = await openScripted({ onRequest: answering("evidence", wrong) });
+      expect(await device.evidence(NONCE)).toBeUndefined();
+      expect(process.kills).toBe(1);
+    }
+  });
+
+  it("is asked for with 32 bytes only, with a monitor or without", async () => {
+    const asked: unknown[] = [];
+    const evidence = async (...question: readonly unknown[]) => void asked.push(question);
+    const { device } = await openScripted({}, { monitor: { ...NO_MONITOR, evidence } });
+    const { device: other, process } = await openScripted({});
+    for (const byteLength of [0, 31, 33]) {
+      expect(await codeOf(device.evidence(new Uint8Array(byteLength)))).toBe("INVALID_ARGUMENT");
+      expect(await codeOf(other.evidence(new Uint8Array(byteLength)))).toBe("INVALID_ARGUMENT");
+    }
+    expect([asked, process.requests]).toEqual([[], []]);
+  });
+
+  it("is nothing on an emulated device, and of one that is lost", async () => {
+    const process = emulatedInProcess();
+    const device = await openRemote(await remoteOptions({ start: process.start }));
+    expect(await device.evidence(NONCE)).toBeUndefined();
+    expect((await device.memory()).bytesTotal).toBe(128 * MIB);
+    process.exit({ exitCode: 1, signal: null });
+    expect(await device.evidence(NONCE)).toBeUndefined();
   });
 });
 

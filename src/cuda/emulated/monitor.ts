@@ -10,6 +10,8 @@ export function emulatedMonitor(devices: readonly EmulatedDeviceSpec[]): GpuMoni
       const device = devices.find((one) => one.uuid === uuid);
       return { processes: device === undefined ? [] : [...othersOn(device)] };
     },
+    // Nothing signs for a device that is made of host memory.
+    evidence: async () => undefined,
     close: async () => undefined,
   };
 }

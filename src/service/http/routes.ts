@@ -3,8 +3,15 @@ import { leaseRoutes } from "./lease-routes.ts";
 import { nameOf, type Route } from "./route.ts";
 import { shardRoutes } from "./shard-routes.ts";
 import { healthRoutes, stateRoutes } from "./state-routes.ts";
+import { statementRoutes } from "./statement-routes.ts";
 
-export const ROUTES: readonly Route[] = [...shardRoutes, ...leaseRoutes, ...stateRoutes, ...healthRoutes];
+export const ROUTES: readonly Route[] = [
+  ...shardRoutes,
+  ...leaseRoutes,
+  ...statementRoutes,
+  ...stateRoutes,
+  ...healthRoutes,
+];
 
 /** What the routes are called, in the order of the table. */
 export const ROUTE_NAMES: readonly string[] = ROUTES.map(nameOf);

@@ -13,6 +13,9 @@
 //   VRAM_FAKE_NVML_RECOVERY=n or n:t    field 230, and the type of its value; default 1, an unsigned int
 //   VRAM_FAKE_NVML_XIDS=79,45,1:7       events that wait when a device is first registered; "1:7" is of another type, 1
 //   VRAM_FAKE_NVML_DRIVER=text          version of the driver
+//   VRAM_FAKE_NVML_CC=e,f,d,c           confidential computing: environment, feature, tools mode, whether there is a CEC;
+//                                       certificates and reports are given even if the feature is off. Default: none
+//   VRAM_FAKE_NVML_CC_SIZES=r,c,g,a     bytes it claims of report, CEC report, certificate chain, attestation chain
 //   VRAM_FAKE_NVML_UNSUPPORTED=f,g      functions that answer 3
 //   VRAM_FAKE_NVML_FAULTS=f:n:status    what the n-th call (from 1) of a function answers; any number, with commas
 //   VRAM_FAKE_NVML_HANG=f or f:n        the function that never returns, at all or at its n-th call
@@ -62,6 +65,17 @@ namespace {
   }
   if (!machine->count.empty()) *count = strtoul(machine->count.c_str(), nullptr, 10);
   return SUCCESS;
+}
+
+/** So many bytes at most: `head`, `nonce` if there is one, 0, 1, 2, …; behind them what must not be read. */
+[[maybe_unused]] void fill(unsigned char* field, size_t room, size_t claimed, const std::string& head,
+                           const unsigned char* nonce) {
+  const size_t size = claimed < room ? claimed : room;
+  std::string part = head;
+  if (nonce != nullptr) part.append(reinterpret_cast<const char*>(nonce), 32);
+  for (size_t i = 0; part.size() < size; ++i) part.push_back(static_cast<char>(i));
+  memset(field, 0xee, room);
+  memcpy(field, part.data(), size);
 }
 
 }  // namespace
@@ -194,6 +208,38 @@ API nvmlEventSetWait_v2(uint64_t handle, EventData* event, uint32_t milliseconds
   }
   *event = {set->device, set->events.front().type, set->events.front().data, UINT32_MAX, UINT32_MAX};
   set->events.pop_front();
+  return SUCCESS;
+}
+
+API nvmlSystemGetConfComputeState(ConfComputeState* state) {
+  BEFORE;
+  if (machine->cc.empty()) return NOT_SUPPORTED;
+  const auto& cc = machine->cc;
+  *state = {static_cast<uint32_t>(cc[0]), static_cast<uint32_t>(cc[1]), static_cast<uint32_t>(cc[2])};
+  return SUCCESS;
+}
+
+API nvmlDeviceGetConfComputeGpuCertificate(uint64_t device, ConfComputeCertificate* answer) {
+  BEFORE;
+  DEVICE(device);
+  if (machine->cc.empty()) return NOT_SUPPORTED;
+  answer->chainSize = machine->ccSizes[2];
+  answer->attestationChainSize = machine->ccSizes[3];
+  fill(answer->chain, sizeof answer->chain, answer->chainSize, "FAKE-CHAIN", nullptr);
+  fill(answer->attestationChain, sizeof answer->attestationChain, answer->attestationChainSize, "FAKE-ATTESTATION",
+       nullptr);
+  return SUCCESS;
+}
+
+API nvmlDeviceGetConfComputeGpuAttestationReport(uint64_t device, ConfComputeReport* answer) {
+  BEFORE;
+  DEVICE(device);
+  if (machine->cc.empty()) return NOT_SUPPORTED;
+  answer->isCecPresent = machine->cc[3];
+  answer->size = machine->ccSizes[0];
+  answer->cecSize = machine->ccSizes[1];
+  fill(answer->report, sizeof answer->report, answer->size, "FAKE-SPDM", answer->nonce);
+  fill(answer->cec, sizeof answer->cec, answer->cecSize, "FAKE-CEC", answer->nonce);
   return SUCCESS;
 }
 

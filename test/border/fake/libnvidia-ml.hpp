@@ -71,6 +71,26 @@ static_assert(sizeof(FieldValue) == 40 && offsetof(FieldValue, timestamp) == 8 &
 static_assert(offsetof(FieldValue, type) == 24 && offsetof(FieldValue, status) == 28);
 static_assert(offsetof(FieldValue, value) == 32);
 
+struct ConfComputeState {  // nvmlConfComputeSystemState_t
+  uint32_t environment, ccFeature, devToolsMode;
+};
+static_assert(sizeof(ConfComputeState) == 12 && offsetof(ConfComputeState, ccFeature) == 4);
+
+struct ConfComputeCertificate {  // nvmlConfComputeGpuCertificate_t
+  uint32_t chainSize, attestationChainSize;
+  unsigned char chain[4096], attestationChain[5120];
+};
+static_assert(sizeof(ConfComputeCertificate) == 9224 && offsetof(ConfComputeCertificate, chain) == 8);
+static_assert(offsetof(ConfComputeCertificate, attestationChain) == 4104);
+
+struct ConfComputeReport {  // nvmlConfComputeGpuAttestationReport_t
+  uint32_t isCecPresent, size, cecSize;
+  unsigned char nonce[32], report[8192], cec[4096];
+};
+static_assert(sizeof(ConfComputeReport) == 12332 && offsetof(ConfComputeReport, size) == 4);
+static_assert(offsetof(ConfComputeReport, nonce) == 12 && offsetof(ConfComputeReport, report) == 44);
+static_assert(offsetof(ConfComputeReport, cec) == 8236);
+
 struct Process {
   uint32_t pid;
   std::string name;
@@ -90,7 +110,7 @@ struct Machine {
   std::vector<std::string> uuids;  // a handle is the address of its element of `devices`
   std::map<std::string, std::unique_ptr<char>> devices;
   std::vector<Process> compute, graphics;
-  std::vector<uint64_t> memory, ecc, rows;
+  std::vector<uint64_t> memory, ecc, rows, cc, ccSizes;
   std::vector<Event> events;
   uint64_t recovery = 0, recoveryType = 1, stride = 24;
   std::string driver, count;
@@ -146,6 +166,9 @@ void configure() {
   machine->ecc = numbers(text("ECC", "0,0,0,0"));
   machine->rows = numbers(text("ROWS", "0,0,0,0"));
   if (machine->memory.size() != 4 || machine->ecc.size() != 4 || machine->rows.size() != 4) abort();
+  machine->cc = numbers(text("CC"));
+  machine->ccSizes = numbers(text("CC_SIZES", "1000,500,700,900"));
+  if ((!machine->cc.empty() && machine->cc.size() != 4) || machine->ccSizes.size() != 4) abort();
   for (const auto& event : split(text("XIDS"), ',')) {
     const auto fields = split(event, ':');
     const uint64_t type = fields.size() == 2 ? strtoull(fields[0].c_str(), nullptr, 10) : EVENT_XID;

@@ -1,0 +1,134 @@
+/**
+ * What a statement says: an in-toto Statement v1 (https://github.com/in-toto/attestation, spec/v1) about one shard, as
+ * RFC 8785 JSON, so that there is one way to write it and one way to read it. Its subject is the content, by digest; its
+ * predicate says what was measured, where, when, for which nonce, under which policy, by which software, and where that
+ * stands in the audit log. Each backend has a predicate type of its own: a reader that wants a GPU's knows no other.
+ *
+ * Times are RFC 3339 in UTC, sizes bytes, hashes lower-case hex. Nothing here is believed because it stands here:
+ * `check.ts` says what of it was shown.
+ */
+import { z } from "zod";
+import { canonicalJson } from "../bytes.ts";
+import type { Backend } from "../cuda/driver.ts";
+import { VramError } from "../errors.ts";
+import { DIGEST_ALGORITHM } from "../hash/descriptor.ts";
+import { LIMITS } from "../limits.ts";
+
+export const STATEMENT_TYPE = "https://in-toto.io/Statement/v1";
+
+/** URIs that name, and lead nowhere: what they stand for is docs/statement.md. */
+export const PREDICATE_TYPES: Readonly<Record<Backend, string>> = {
+  cuda: "urn:vram-residency:statement:cuda:v1",
+  "cuda-substituted": "urn:vram-residency:statement:cuda-substituted:v1",
+  emulated: "urn:vram-residency:statement:emulated:v1",
+};
+
+/** A caller's nonce is the salt of the measurement: what nobody can guess, and as long as a salt may be. */
+export const NONCE_BYTES_MIN = 16;
+
+const hash = z.string().regex(/^[0-9a-f]{64}$/);
+const count = z.int().min(0);
+const text = z.string().min(1).max(LIMITS.statementTextLength);
+const time = z.iso.datetime({ precision: 3 });
+/** Answers of the driver, and what a policy demands of them: words, numbers, and yes or no. */
+const facts = z.record(z.string().max(64), z.union([z.boolean(), z.number(), z.string().max(256)]));
+
+const subject = z.strictObject({
+  name: text,
+  digest: z.strictObject({
+    [DIGEST_ALGORITHM]: hash,
+    /** Of the whole shard in one piece; only if it was computed when it was sealed. */
+    sha256: hash.optional(),
+  }),
+});
+
+const predicate = z.strictObject({
+  statementId: text,
+  issuedAt: time,
+  backend: z.enum(["cuda", "cuda-substituted", "emulated"]),
+  device: z.strictObject({
+    ordinal: count,
+    uuid: text,
+    name: z.string().max(256),
+    computeCapability: z.string().max(64),
+    /** 13000 is CUDA 13.0. */
+    driverVersion: count,
+    bytesTotal: count,
+    facts,
+  }),
+  shard: z.strictObject({
+    shardId: text,
+    shardIndex: count,
+    totalShards: z.int().min(1),
+    /** Where the shard begins in its file. */
+    sourceOffset: count,
+    byteLength: z.int().min(1),
+    sealedAt: time,
+    comparedWith: z.enum(["expected", "witnessed"]),
+    /** Of the start of the service that sealed it. */
+    instanceId: z.string().regex(/^[0-9a-f]{32}$/),
+  }),
+  measurement: z.strictObject({
+    digest: hash,
+    bytesCovered: count,
+    /** When it was begun, by the service's clock. */
+    measuredAt: time,
+    readFrom: z.enum(["vram", "l2-possible", "emulated", "substituted"]),
+    nonce: z.string().regex(/^(?:[0-9a-f]{2}){16,32}$/),
+    /** Who chose the nonce. One that the service chose shows nothing about when. */
+    nonceFrom: z.enum(["caller", "service"]),
+    /** fs-verity digest of the same bytes with the nonce as salt. */
+    saltedDigest: hash,
+  }),
+  /** Processes that were handed the memory, and could have mapped it writable. */
+  exports: z.strictObject({ now: count, total: count }),
+  policy: z.strictObject({ version: z.literal(1), device: facts, allocation: facts }),
+  policyDigest: hash,
+  software: z.strictObject({
+    name: z.literal("vram-residency"),
+    version: text,
+    /** SHA-256 of the PTX that measures; absent on the emulated device, which runs none. */
+    kernel: hash.optional(),
+  }),
+  /** The line of the audit log that tells of this measurement, with its place under a log checkpoint: a C2SP tlog-proof. */
+  log: z.strictObject({ proof: z.string().max(LIMITS.statementBytes) }),
+});
+
+const statementSchema = z.strictObject({
+  _type: z.literal(STATEMENT_TYPE),
+  subject: z.tuple([subject]),
+  predicateType: z.string().max(256),
+  predicate,
+});
+
+export type Statement = z.infer<typeof statementSchema>;
+export type Predicate = z.infer<typeof predicate>;
+
+/** The bytes of a statement. Throws `INTERNAL` for what a reader would refuse: that must not be signed. */
+export function encodeStatement(statement: Statement): Uint8Array {
+  const bytes = Buffer.from(canonicalJson(statement), "utf8");
+  const parsed = statementSchema.safeParse(statement);
+  if (parsed.success && bytes.byteLength <= LIMITS.statementBytes) return bytes;
+  const why = parsed.error?.issues[0];
+  throw new VramError("INTERNAL", `the statement is not well-formed: ${why?.path.join(".") ?? "too long"}`);
+}
+
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** Reads a statement in its one form; or says what is wrong with it. */
+export function parseStatement(bytes: Uint8Array): Statement | { readonly fault: string } {
+  let text: string;
+  let value: unknown;
+  try {
+    text = decoder.decode(bytes);
+    value = JSON.parse(text);
+    // A key that stands twice, white space, another order: whatever could be read in two ways.
+    if (canonicalJson(value) !== text) return { fault: "it is not in the one form of RFC 8785" };
+  } catch {
+    return { fault: "it is no JSON" };
+  }
+  const parsed = statementSchema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  return { fault: `${issue?.path.map(String).join(".") ?? ""}: ${issue?.message ?? "not valid"}` };
+}
