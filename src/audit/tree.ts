@@ -95,10 +95,12 @@ const REMEMBERED_LEAVES = 256;
 /**
  * Roots of ranges of a log whose leaf hashes `readLeaves` gives, 32 bytes each, joined. Complete subtrees are
  * remembered: the first proof reads every leaf, a later one at most 512 of them. 1 byte of memory for 8 leaves or so.
+ * Whoever keeps `remembered` for as long as a log only grows need not read it all again.
  */
-export function createRangeRoot(readLeaves: (start: number, end: number) => Uint8Array): RangeRoot {
-  const remembered = new Map<string, Uint8Array>();
-
+export function createRangeRoot(
+  readLeaves: (start: number, end: number) => Uint8Array,
+  remembered: Map<string, Uint8Array> = new Map(),
+): RangeRoot {
   const ofLeaves = (start: number, end: number): Uint8Array => {
     const leaves = readLeaves(start, end);
     assert(leaves.byteLength === (end - start) * NODE_BYTES, "every leaf of the range is there");

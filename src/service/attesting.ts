@@ -18,7 +18,7 @@ import type { AuditLog } from "../audit/audit-log.ts";
 import { dataOfLine } from "../audit/line.ts";
 import { findTail, followLog, type LogPlace } from "../audit/log-tail.ts";
 import { parseLine } from "../audit/parse-line.ts";
-import { proveLine } from "../audit/prove-line.ts";
+import type { Prover } from "../audit/prove-line.ts";
 import { encodeProofFile } from "../audit/tlog-proof.ts";
 import { toHex } from "../bytes.ts";
 import { VramError } from "../errors.ts";
@@ -37,6 +37,7 @@ import type { StatementKeys } from "./statement-keys.ts";
 export interface Attesting {
   readonly log: AuditLog;
   readonly logFolder: string;
+  readonly prover: Prover;
   readonly keys: StatementKeys;
   /** SHA-256 of the PTX that measures, hex; absent on the emulated device. */
   readonly kernel: string | undefined;
@@ -76,9 +77,9 @@ async function findLine(folder: string, place: LogPlace, { record, salted }: Ver
 }
 
 /** A C2SP tlog-proof of the line, under a log checkpoint made for it. */
-async function proveMeasured({ log, logFolder }: Attesting, seq: number): Promise<string> {
+async function proveMeasured({ log, prover }: Attesting, seq: number): Promise<string> {
   await log.checkpoint();
-  const proved = await proveLine(logFolder, seq, { logKey: log.vkey });
+  const proved = await prover.prove(seq, { logKey: log.vkey });
   if (!proved.ok) throw unproven(proved.message);
   return Buffer.from(encodeProofFile(proved)).toString("utf8");
 }

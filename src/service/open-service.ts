@@ -3,6 +3,7 @@
  * audit log; CUDA and NVML are in processes of their own. What is opened here is closed here, in reverse, and on failure
  * nothing stays open. The server in front of it is `http/server.ts`.
  */
+import { createProver } from "../audit/prove-line.ts";
 import { toHex } from "../bytes.ts";
 import { configDigest } from "../config/config.ts";
 import { VramError } from "../errors.ts";
@@ -145,7 +146,7 @@ function openServiceOf(ground: Ground, parts: Parts, leases: Leases, view: Servi
 function attestingOf({ log, logFolder, statementKeys }: Ground, kernelImage: Uint8Array): Attesting | undefined {
   if (log === undefined || logFolder === undefined || statementKeys === undefined) return undefined;
   const kernel = kernelImage.byteLength === 0 ? undefined : toHex(sha256(kernelImage));
-  return { log, logFolder, keys: statementKeys, kernel };
+  return { log, logFolder, prover: createProver(logFolder), keys: statementKeys, kernel };
 }
 
 /** Puts the start on record, with what was resident before it and is not any more. */

@@ -2,7 +2,6 @@
 
 import { join } from "node:path";
 import { findTail, followLog } from "../audit/log-tail.ts";
-import { proveLine } from "../audit/prove-line.ts";
 import { readWhole } from "../audit/segments.ts";
 import { CHECKPOINT_FILE } from "../audit/stored-checkpoints.ts";
 import { encodeProofFile } from "../audit/tlog-proof.ts";
@@ -44,13 +43,13 @@ function reasonsOf({ open, keeper }: Parts, { phase }: ServiceView, devices: rea
 export function viewsOf(parts: Parts, view: ServiceView, folder: string | undefined): Views {
   const { open, keeper, devices, values } = parts;
   const { system, decision, logKey } = open;
-  const requireLog = (): string => {
-    if (folder !== undefined) return folder;
+  const noLog = (): never => {
     throw new VramError("REQUEST_REFUSED", "this service keeps no audit log", {
       fix: "set audit.mode to required",
       details: { status: 404 },
     });
   };
+  const requireLog = (): string => folder ?? noLog();
   return {
     isReady: () => view.phase === "running" && keeper.isComplete() && devices.allRunning(),
     ready: async () => {
@@ -89,7 +88,8 @@ export function viewsOf(parts: Parts, view: ServiceView, folder: string | undefi
       return lines;
     },
     logProof: async (seq) => {
-      const proved = await proveLine(requireLog(), seq);
+      const { prover } = parts.attesting ?? noLog();
+      const proved = await prover.prove(seq);
       if (proved.ok) return textOf(encodeProofFile(proved));
       throw new VramError("STATE_INVALID", `no proof: ${proved.message}`, {
         fix: "`vram audit verify` says what is wrong with the log",

@@ -129,14 +129,17 @@ describe.skipIf(whyNot !== "")(`when a report does not come${whyNot}`, () => {
     const monitor = openNvmlMonitor({ library, entry: ENTRY, env });
     holdTimers();
     const timers = vi.spyOn(globalThis, "setTimeout");
-    expect(await monitor.evidence(FAKE_UUID, NONCE)).toEqual(evidenceOf(NONCE));
-    const late = monitor.evidence(FAKE_UUID, NONCE);
-    await pid();
-    expect(timers.mock.calls.map(([, ms]) => ms)).toEqual([20_000, 10_000]);
-    timers.mockRestore();
-    vi.advanceTimersByTime(LIMITS.nvmlEvidenceMs);
-    expect(await late).toBeUndefined();
-    await monitor.close();
+    try {
+      expect(await monitor.evidence(FAKE_UUID, NONCE)).toEqual(evidenceOf(NONCE));
+      const late = monitor.evidence(FAKE_UUID, NONCE);
+      await pid();
+      expect(timers.mock.calls.map(([, ms]) => ms)).toEqual([20_000, 10_000]);
+      vi.advanceTimersByTime(LIMITS.nvmlEvidenceMs);
+      expect(await late).toBeUndefined();
+    } finally {
+      timers.mockRestore();
+      await monitor.close();
+    }
   });
 
   test("those behind it are asked of a new process, with a deadline that counts their own work", async () => {

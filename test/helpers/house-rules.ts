@@ -105,15 +105,11 @@ function specifierOf(node: ts.Node): string | undefined {
   return literal !== undefined && ts.isStringLiteral(literal) ? literal.text : undefined;
 }
 
-/**
- * The order of the journey: each may import what stands before it. `open` and `vram` are files: the composition. So is
- * `backend`; `process` stands behind it, because the process of a device opens its driver itself.
- */
+/** The order of the journey: each may import what stands before it. Single files (`open`, `vram`) are the composition. */
 const ORDER = [
-  ..."leaf ffi journal hash cuda handles source staging device seal residency verify lease exports attest offline".split(
-    " ",
-  ),
-  ..."options backend process config recording open environment api requests vram tamper service client cli".split(" "),
+  ..."leaf ffi journal hash cuda handles source staging device seal residency verify lease exports attest".split(" "),
+  ..."offline options backend process config recording open environment api requests vram tamper".split(" "),
+  ..."service client cli".split(" "),
 ];
 const LEAVES = ["errors", "assert", "bytes", "dispose", "clock", "limits", "files", "version"];
 /** Readers of the journal see leaves and journal only; nothing before `lease` sees them. */
