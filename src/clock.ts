@@ -20,6 +20,17 @@ export const systemClock: Clock = {
   },
 };
 
+const nothing = (): void => undefined;
+
+/**
+ * Fires when one of `signals` does. That of `AbortSignal.timeout` is collected by Node 20 while only `AbortSignal.any`
+ * waits for it, and then never fires: one that is listened to stays. The same listener is added once, however often.
+ */
+export function firstOf(...signals: readonly AbortSignal[]): AbortSignal {
+  for (const signal of signals) signal.addEventListener("abort", nothing, { once: true });
+  return AbortSignal.any([...signals]);
+}
+
 /**
  * Rejects unless `answer` comes within `ms`, by the machine's clock. What was asked is not called off; `onLate` may do
  * that.

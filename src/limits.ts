@@ -145,6 +145,8 @@ export const LIMITS = {
   attachRequestMs: 10_000,
   /** Connections to the attach socket: each is a process that has mapped a model, and one descriptor here. */
   attachConnections: 1024,
+  /** Views of an attachment, in the client: Linux gives a process 65,530 mappings, and a file has 40,000 tensors at most. */
+  attachViews: 49_152,
   /** What a stream of the caller's is cut into on its way there. */
   deviceChunkBytes: 4 * MIB,
   /** A device's process is started again 5 times in 5 minutes; before that it waits 0.5 s, 1 s, … 8 s: 15.5 s in all. */

@@ -2,6 +2,7 @@
  * The library: seal models into VRAM and verify them there. Everything a caller hands in is checked here; everything
  * handed out is plain data. What happens inside is told in `residency/seal-model.ts` and `verify/verify.ts`.
  */
+
 import { setMaxListeners } from "node:events";
 import { basename } from "node:path";
 import type {
@@ -16,6 +17,7 @@ import type {
   VerifyOptions,
   Vram,
 } from "./api.ts";
+import { firstOf } from "./clock.ts";
 import type { BackendDecision } from "./device/detect.ts";
 import { closedError } from "./dispose.ts";
 import { toVramError, VramError } from "./errors.ts";
@@ -97,7 +99,7 @@ class OpenVram implements Vram {
 
   #signal(given: AbortSignal | undefined): AbortSignal {
     const closing = this.#closing.signal;
-    return given === undefined ? closing : AbortSignal.any([given, closing]);
+    return given === undefined ? closing : firstOf(given, closing);
   }
 
   seal(source: SealSource, options: SealOptions = {}): Promise<SealResult> {

@@ -444,8 +444,15 @@ def _exchange(connection: Any, path: str, request: dict, timeout: Any, came: Lis
             for level, kind, rights in control:
                 if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
                     came.extend(array.array("i", rights[: len(rights) // 4 * 4]))
-            _require(not flags & _socket.MSG_CTRUNC, "more descriptors than this process may have")
+            if flags & _socket.MSG_CTRUNC:
+                fix = "raise the limit of open files (`ulimit -n`), or close some"
+                what = "the memory was handed over, and this process may have no more files"
+                raise _error("SERVICE_UNREACHABLE", f"{path}: {what}", fix)
             _require(may_bring or not control, "a descriptor behind the first byte")
+            if may_bring and not piece:
+                fix = "the service may be ending, or have too many connections: try again"
+                what = f"{path}: it ended the connection without a reply"
+                raise _error("SERVICE_UNREACHABLE", what, fix)
             _require(piece, "the connection ends before its reply does")
             data += piece
         return bytes(data)
@@ -547,7 +554,8 @@ def attach(
         raise _error("INVALID_ARGUMENT", message, fix, {"argument": "expect"})
     if lease is None and os.environ.get("VRAM_NAME", name) == name:
         lease = os.environ.get("VRAM_LEASE")
-    holder = holder or f"{os.path.basename(sys.argv[0])} (pid {os.getpid()})"[-128:]
+    program = os.path.basename((getattr(sys, "argv", None) or ["python"])[0])
+    holder = holder or f"{_printable(program)} (pid {os.getpid()})"[-128:]
     salt = salt if salt is None or isinstance(salt, str) else bytes(salt).hex()
     optional = {"lease": lease or None, "maxAgeMs": max_age_ms, "salt": salt, "holder": holder}
     request = {"v": PROTOCOL_VERSION, "shard": name, "expect": None if expect is ANY else expect}

@@ -4,7 +4,7 @@
  * framing, or brings a descriptor where none may be, is no service of ours; descriptors that nobody took are closed.
  */
 import { closeSync } from "node:fs";
-import { toVramError, type VramError } from "../errors.ts";
+import { toVramError, VramError } from "../errors.ts";
 import type { Received } from "../ffi/passing.ts";
 import { LIMITS } from "../limits.ts";
 import { createMessageReader } from "../service/attach/protocol.ts";
@@ -22,6 +22,17 @@ export interface Inbox {
   discard(): void;
 }
 
+/** The kernel keeps a descriptor that this process has no place for. */
+const truncatedError = (where: string): VramError =>
+  new VramError(
+    "SERVICE_UNREACHABLE",
+    `${where}: the memory was handed over, and this process may have no more files`,
+    {
+      fix: "raise the limit of open files (`ulimit -n`), or close some; if it is no limit, what answers is no vram service",
+      details: { answer: "descriptors that were dropped" },
+    },
+  );
+
 /** The end of the connection: between two messages, or in one. */
 function endError(where: string, hasBegun: boolean, pending: number): VramError {
   if (pending > 0) return notOurs(where, "a message on the attach socket that ends in its middle");
@@ -37,7 +48,7 @@ export function createInbox(where: string): Inbox {
 
   const accept: Inbox["accept"] = ({ bytes, descriptors: came, truncated }) => {
     descriptors.push(...came);
-    if (truncated) throw notOurs(where, "a message of which the kernel had to drop a part");
+    if (truncated) throw truncatedError(where);
     if (came.length > 0 && hasBegun) throw notOurs(where, "a descriptor that does not come with the first byte");
     if (bytes.byteLength === 0) throw endError(where, hasBegun, reader.pending);
     hasBegun = true;

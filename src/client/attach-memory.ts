@@ -8,6 +8,7 @@ import { requireRange } from "../assert.ts";
 import { closedError } from "../dispose.ts";
 import { toVramError, VramError } from "../errors.ts";
 import { MAPPING_BYTES_MAX, MEMFD_SEALS, mapPrivate, sealsOf, unmapPrivate } from "../ffi/memory.ts";
+import { LIMITS } from "../limits.ts";
 import { notOurs } from "./transport.ts";
 
 /** A mapping begins at a page; the largest that Linux has anywhere are of 64 KiB. */
@@ -48,6 +49,29 @@ function mapRange(fd: number, offset: number, byteLength: number): Uint8Array<Ar
   }
 }
 
+const tooMany = (): VramError =>
+  new VramError(
+    "INVALID_ARGUMENT",
+    `an attachment has at most ${LIMITS.attachViews} views, each a mapping of its own`,
+    {
+      fix: "take a larger range with `bytes(offset, byteLength)`, and cut it with `subarray`",
+      details: { argument: "byteLength" },
+    },
+  );
+
+/** Takes all of them away; throws what the first that could not be said. */
+function unmapAll(buffers: readonly ArrayBuffer[]): void {
+  const failures: unknown[] = [];
+  for (const buffer of buffers) {
+    try {
+      unmapPrivate(buffer);
+    } catch (thrown) {
+      failures.push(thrown);
+    }
+  }
+  if (failures.length > 0) throw toVramError(failures[0]);
+}
+
 /**
  * Memory of `byteLength` bytes behind `fd`, which stays the caller's and open; the shard is the first `usedBytes` of it.
  * `SERVICE_UNREACHABLE` for memory that others could change.
@@ -62,14 +86,17 @@ export function openHostMemory(fd: number, byteLength: number, usedBytes: number
       if (length === 0 && offset >= 0 && offset <= usedBytes) return new Uint8Array(0);
       requireRange(offset, length, usedBytes, "the shard");
       const range = `${offset}+${length}`;
-      const view = views.get(range) ?? mapRange(fd, offset, length);
+      const known = views.get(range);
+      if (known === undefined && views.size >= LIMITS.attachViews) throw tooMany();
+      const view = known ?? mapRange(fd, offset, length);
       views.set(range, view);
       return view;
     },
     close: () => {
       open = false;
-      for (const { buffer } of views.values()) unmapPrivate(buffer);
+      const buffers = [...views.values()].map(({ buffer }) => buffer);
       views.clear();
+      unmapAll(buffers);
     },
   };
 }

@@ -4,6 +4,7 @@
  */
 
 import { present } from "../assert.ts";
+import { firstOf } from "../clock.ts";
 import { UndoStack } from "../dispose.ts";
 import { toVramError, VramError } from "../errors.ts";
 import { type NamedDigest, parseDigest } from "../hash/descriptor.ts";
@@ -110,7 +111,7 @@ async function sealMembers(
   undo: UndoStack,
 ): Promise<SealResult[]> {
   const stop = new AbortController();
-  const signal = AbortSignal.any([request.signal, stop.signal]);
+  const signal = firstOf(request.signal, stop.signal);
   const sealed = new Map<number, SealResult>();
   let failure: VramError | undefined;
   const sealOn = async (worker: Worker, position: number): Promise<void> => {

@@ -135,7 +135,7 @@ describe("what a client is sent", () => {
   });
 
   it.each<readonly [string, (fd: number) => readonly Received[], RegExp]>([
-    ["with less than was sent", (fd) => [piece(message.subarray(0, 1), [fd], true)], /had to drop a part/],
+    ["with less than was sent", (fd) => [piece(message.subarray(0, 1), [fd], true)], /may have no more files/],
     [
       "with a descriptor that comes later",
       (fd) => [piece(message.subarray(0, 1)), piece(message.subarray(1), [fd])],

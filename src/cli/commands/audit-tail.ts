@@ -1,8 +1,10 @@
 /** `vram audit tail`: the last entries of the log, and those that are added. Reads, and judges nothing. */
+
 import { type FSWatcher, watch } from "node:fs";
 import { findTail, followLog, type LogFollower } from "../../audit/log-tail.ts";
 import { parseLine } from "../../audit/parse-line.ts";
 import { printable } from "../../bytes.ts";
+import { firstOf } from "../../clock.ts";
 import { EXIT } from "../exit.ts";
 import { type Colors, colorsFor, type Host } from "../host.ts";
 import { parseWhole } from "../numbers.ts";
@@ -108,7 +110,7 @@ export async function runAuditTail(host: Host, _words: readonly string[], option
     return EXIT.ok;
   }
   const ends = [host.signal, ...(host.outEnded === undefined ? [] : [host.outEnded])];
-  const stop = AbortSignal.any(ends);
+  const stop = firstOf(...ends);
   const waker = openWaker(folder, stop);
   try {
     while (!stop.aborted) {

@@ -2,7 +2,9 @@
  * Keeping a lease: it is renewed at half of what remains, and the feed tells of its revocation at once. A lease that
  * cannot be renewed is lost when the service says so, or when it runs out, whatever the reason.
  */
+
 import type { Client, LeaseReply } from "../../client.ts";
+import { firstOf } from "../../clock.ts";
 import { toVramError } from "../../errors.ts";
 
 /** How a lease is kept. Tests hand in their own time. */
@@ -52,7 +54,7 @@ async function renewOn(client: Client, granted: LeaseReply, keeping: Keeping, is
     const [sentMs, waitMs] = [nowMs(), Math.max(1, Math.ceil(endsMs - nowMs()))];
     try {
       // What is answered after its end is too late.
-      const inTime = AbortSignal.any([signal, AbortSignal.timeout(waitMs)]);
+      const inTime = firstOf(signal, AbortSignal.timeout(waitMs));
       const { lease } = await client.renew(granted.leaseId, durationMs === undefined ? {} : { durationMs }, {
         signal: inTime,
       });
@@ -112,7 +114,7 @@ export async function keepLease(
   onLost: (why: string) => void,
 ): Promise<Kept> {
   const stop = new AbortController();
-  const signal = AbortSignal.any([keeping.signal, stop.signal]);
+  const signal = firstOf(keeping.signal, stop.signal);
   let lost: string | undefined;
   const lose = (why: string | undefined): void => {
     if (why === undefined || lost !== undefined || keeping.signal.aborted) return;

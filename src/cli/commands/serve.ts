@@ -3,7 +3,9 @@
  * leases are waited for, everything is zeroed and freed, the audit log ends with a log checkpoint. A second one stops it
  * at once, which is on record too.
  */
+
 import { readFile } from "node:fs/promises";
+import { firstOf } from "../../clock.ts";
 import type { ConfigValues } from "../../config/table.ts";
 import { evidenceOf } from "../../device/detect.ts";
 import { toVramError, VramError } from "../../errors.ts";
@@ -97,7 +99,7 @@ async function serveUntilStopped(
   );
   server.drain();
   const inOrder = async (): Promise<void> => {
-    await opened.drain(AbortSignal.any([urgent, AbortSignal.timeout(drainMs)]));
+    await opened.drain(firstOf(urgent, AbortSignal.timeout(drainMs)));
     if (urgent.aborted) return;
     server.stopAccepting();
     await opened.close();

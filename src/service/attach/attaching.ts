@@ -93,7 +93,8 @@ function keepRenewed(parts: Parts, { lease, isOwn }: Reliance): () => void {
   const timer = setInterval(() => {
     // What keeps it from being renewed ends it, and its watchers hear of that.
     void parts.vram.renew(leaseId, { durationMs }).catch(() => undefined);
-  }, durationMs / 2);
+    // A third: one that fails, as without an audit log for a moment, is made good by the next.
+  }, durationMs / 3);
   timer.unref();
   return () => clearInterval(timer);
 }
@@ -123,22 +124,18 @@ export async function attach(
     const { leaseId } = lease;
     const terms = { leaseId, caller: caller.name, peer, expected: request.expect ?? undefined };
     const { exportId, descriptor, byteLength } = await exports.begin(shard, terms);
-    return attachedTo(parts, reliance, {
-      exportId,
-      descriptor,
-      giveBack,
-      granted: {
-        ...{ v: PROTOCOL_VERSION, ok: true, exportId, lease, seal: { ...shard.seal } },
-        record: recordOf(shard),
-        ...(verification === undefined ? {} : { verification }),
-        tensors: shard.tensors.map((tensor) => ({ ...tensor, shape: [...tensor.shape] })),
-        memory: {
-          kind: shard.seal.backend === "emulated" ? "memfd" : "cuda-vmm",
-          deviceUuid: shard.seal.deviceUuid,
-          byteLength,
-        },
+    const granted: AttachGranted = {
+      ...{ v: PROTOCOL_VERSION, ok: true, exportId, lease, seal: { ...shard.seal } },
+      record: recordOf(shard),
+      ...(verification === undefined ? {} : { verification }),
+      tensors: shard.tensors.map((tensor) => ({ ...tensor, shape: [...tensor.shape] })),
+      memory: {
+        kind: shard.seal.backend === "emulated" ? "memfd" : "cuda-vmm",
+        deviceUuid: shard.seal.deviceUuid,
+        byteLength,
       },
-    });
+    };
+    return attachedTo(parts, reliance, { exportId, descriptor, giveBack, granted });
   } catch (error) {
     await giveBack();
     throw error;

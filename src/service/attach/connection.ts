@@ -11,7 +11,14 @@ import { LIMITS } from "../../limits.ts";
 import { parseJson, requireShape } from "../http/body.ts";
 import { refusal } from "../http/problem.ts";
 import type { Attached } from "./attaching.ts";
-import { type AttachRequest, attachRequest, createMessageReader, encodeMessage, PROTOCOL_VERSION } from "./protocol.ts";
+import {
+  type AttachReply,
+  type AttachRequest,
+  attachRequest,
+  createMessageReader,
+  encodeMessage,
+  PROTOCOL_VERSION,
+} from "./protocol.ts";
 
 /** As much as one `sendmsg` is given. */
 const FIRST_BYTES = 32 * 1024;
@@ -69,6 +76,30 @@ export function sendGranted(socket: Socket, { granted, descriptor }: Attached): 
   } finally {
     closeSync(descriptor);
   }
+}
+
+/**
+ * Tells a peer that it is refused, and sees it off: what it still sends is thrown away for a while, so that it reads the
+ * refusal, and then the connection ends, whatever the peer does. Resolves when it has.
+ */
+export function refusePeer(socket: Socket, refused: AttachReply): Promise<void> {
+  return new Promise((resolve) => {
+    let discarded = 0;
+    const timer = setTimeout(() => socket.destroy(), LIMITS.serviceDiscardMs);
+    socket.once("close", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+    socket.on("data", ({ byteLength }: Buffer) => {
+      discarded += byteLength;
+      if (discarded > LIMITS.serviceDiscardBytes) socket.destroy();
+    });
+    if (socket.writable) socket.end(encodeMessage(refused));
+    else socket.destroy();
+    socket.resume();
+    // No event tells of what was over before.
+    if (socket.closed) socket.emit("close");
+  });
 }
 
 /** Ends a peer that takes nothing of what it was sent for so long. */

@@ -18,8 +18,8 @@ import type { WorkQueue } from "../http/queue.ts";
 import { openSocket, prepareSocket } from "../http/socket-file.ts";
 import type { Caller, Service } from "../service.ts";
 import type { Attached } from "./attaching.ts";
-import { descriptorOf, endWhenStalled, readRequest, sendGranted, watchPeer } from "./connection.ts";
-import { encodeMessage, PROTOCOL_VERSION } from "./protocol.ts";
+import { descriptorOf, endWhenStalled, readRequest, refusePeer, sendGranted, watchPeer } from "./connection.ts";
+import { PROTOCOL_VERSION } from "./protocol.ts";
 
 export interface AttachServerOptions {
   readonly service: Pick<Service, "attach" | "note">;
@@ -70,12 +70,15 @@ class OpenAttachServer implements AttachServer {
   readonly #server: Server;
   /** What is done for each connection, until nothing is left of it. */
   readonly #open = new Map<Socket, Promise<void>>();
+  /** Those of them that attach, or are attached. */
+  #held = 0;
   #draining = false;
 
   constructor(options: AttachServerOptions) {
     this.#options = options;
     this.#server = createServer((socket) => this.#take(socket));
-    this.#server.maxConnections = LIMITS.attachConnections;
+    // Beyond it Node ends connections without a word; those in between are told.
+    this.#server.maxConnections = 2 * LIMITS.attachConnections;
     this.#server.on("error", (error) => options.report("the attach socket", error));
   }
 
@@ -114,8 +117,8 @@ class OpenAttachServer implements AttachServer {
     try {
       const peer = peerAt(socket, this.#options.peerOf);
       caller = callerOf(peer, this.#options);
-      const attached = await this.#attach(socket, caller, peer);
-      await this.#keep(socket, attached);
+      const known = caller;
+      await this.#hold(async () => this.#keep(socket, await this.#attach(socket, known, peer)));
     } catch (thrown) {
       const error = toVramError(thrown);
       noteRefusal(service.note, error, { transport: "socket", caller });
@@ -124,8 +127,20 @@ class OpenAttachServer implements AttachServer {
         const who = caller === undefined ? {} : { caller: caller.name };
         service.note.requestRefused({ status: statusOf(error), code, transport: "socket", ...who });
       }
-      if (!socket.writable) socket.destroy();
-      else socket.end(encodeMessage({ v: PROTOCOL_VERSION, ok: false, problem: problemOf(error, correlationId) }));
+      await refusePeer(socket, { v: PROTOCOL_VERSION, ok: false, problem: problemOf(error, correlationId) });
+    }
+  }
+
+  /** Does `task` if there is a place for one more. Those that are being refused take none. */
+  async #hold(task: () => Promise<void>): Promise<void> {
+    if (this.#held >= LIMITS.attachConnections) {
+      throw new VramError("SERVICE_BUSY", `${LIMITS.attachConnections} processes are attached, and no more may be`);
+    }
+    this.#held += 1;
+    try {
+      await task();
+    } finally {
+      this.#held -= 1;
     }
   }
 
@@ -136,12 +151,14 @@ class OpenAttachServer implements AttachServer {
     if (this.#draining) throw new VramError("SERVICE_STOPPING", "the service begins nothing any more");
     const gone = new AbortController();
     const leave = (): void => gone.abort();
-    socket.once("close", leave).once("end", leave).resume();
+    // It has nothing more to say: whatever comes ends it.
+    const endPeer = (): void => void socket.destroy();
+    socket.once("close", leave).once("end", leave).on("data", endPeer).resume();
     try {
       const attach = () => service.attach(request, caller, processOf(peer?.pid ?? 0), gone.signal);
       return await queue.run(attach, gone.signal);
     } finally {
-      socket.off("close", leave).off("end", leave).pause();
+      socket.off("close", leave).off("end", leave).off("data", endPeer).pause();
     }
   }
 

@@ -3,7 +3,9 @@
  * of the service and the entry's number, so that a client that comes back goes on where it was, and is told of a gap
  * where it cannot. A client that does not read costs a bounded buffer and a bounded time.
  */
+
 import type { ServerResponse } from "node:http";
+import { firstOf } from "../../clock.ts";
 import { VramError } from "../../errors.ts";
 import type { Entry } from "../../journal/entry.ts";
 import type { FeedItem, Service } from "../service.ts";
@@ -76,7 +78,7 @@ export async function writeFeed(
   { service, timing, ended }: { readonly service: Service; readonly timing: Timing; readonly ended: AbortSignal },
 ): Promise<void> {
   const { outgoing } = exchange;
-  const signal = AbortSignal.any([exchange.signal, ended]);
+  const signal = firstOf(exchange.signal, ended);
   /** The last entry looked at: also one that is not wanted moves the place to go on from. */
   let seq: number | undefined;
   const idOf = (at: number): string => `${service.instanceId}-${at}`;
