@@ -11,6 +11,7 @@ export const STATEMENT_KEY_FILE = "statement.key";
 /** Of what could be a key file: PEM of P-256 has 241 bytes. */
 export const STATEMENT_KEY_BYTES_MAX = 4096;
 
+const PKCS8_HEAD = "-----BEGIN PRIVATE KEY-----";
 const CURVE = "prime256v1";
 
 /** A key that signs statements, with the public half as it is handed out. */
@@ -53,7 +54,8 @@ export function readStatementKey(pem: Uint8Array, path: string): StatementSigner
   try {
     // A view: a copy would be one more to overwrite.
     const key = Buffer.from(pem.buffer, pem.byteOffset, pem.byteLength);
-    privateKey = createPrivateKey({ key, format: "pem", type: "pkcs8" });
+    // Node reads any kind of PEM, whatever type it is told.
+    if (key.indexOf(PKCS8_HEAD) === 0) privateKey = createPrivateKey({ key, format: "pem", type: "pkcs8" });
   } catch {
     // The cause could quote the key file.
   }

@@ -102,7 +102,8 @@ export const ROUTES = [
   ...["POST /v1/plan", "POST /v1/shards", "GET /v1/shards", "GET /v1/shards/{shard}", "DELETE /v1/shards/{shard}"],
   ...["POST /v1/shards/{shard}/verifications", "GET /v1/operations/{operation}", "DELETE /v1/operations/{operation}"],
   ...["POST /v1/leases", "GET /v1/leases", "GET /v1/leases/{lease}", "POST /v1/leases/{lease}/renewals"],
-  ...["DELETE /v1/leases/{lease}", "POST /v1/resume", "GET /v1/ready", "GET /v1/devices", "GET /v1/feed"],
+  ...["DELETE /v1/leases/{lease}", "POST /v1/statements", "GET /v1/statement-keys", "POST /v1/statement-keys"],
+  ...["POST /v1/resume", "GET /v1/ready", "GET /v1/devices", "GET /v1/feed"],
   ...["GET /v1/audit/checkpoint", "GET /v1/audit/entries", "GET /v1/audit/proofs/{seq}"],
   ...["GET /metrics", "GET /healthz", "GET /readyz", "GET /v1/openapi.json"],
 ] as const;

@@ -21,7 +21,7 @@ import { parseLine } from "../audit/parse-line.ts";
 import type { Prover } from "../audit/prove-line.ts";
 import { encodeProofFile } from "../audit/tlog-proof.ts";
 import { toHex } from "../bytes.ts";
-import { VramError } from "../errors.ts";
+import { throwIfAborted, VramError } from "../errors.ts";
 import { DIGEST_ALGORITHM, sha256 } from "../hash/descriptor.ts";
 import { recordOf, type Shard } from "../residency/shard.ts";
 import { createId } from "../seal/names.ts";
@@ -54,27 +54,35 @@ function requireAttesting({ attesting }: Parts): Attesting {
 }
 
 const unproven = (message: string, cause?: unknown): VramError =>
-  new VramError("AUDIT_UNAVAILABLE", `the measurement has no place in the audit log: ${message}`, {
+  new VramError("AUDIT_UNAVAILABLE", `the statement has no place in the audit log: ${message}`, {
     fix: "`vram audit verify` says what is wrong with the log",
     cause,
   });
 
-/** The seq of the newest line behind `place` that tells of this measurement. */
-async function findLine(folder: string, place: LogPlace, { record, salted }: VerificationReport): Promise<number> {
+/** The seq of the newest line of this type behind `place` that `isIt`. A log that is kept as well as it goes may lack it. */
+async function findLine(
+  folder: string,
+  place: LogPlace,
+  type: "seal_verified" | "statement_issued",
+  isIt: (data: Readonly<Record<string, unknown>>) => boolean,
+): Promise<number> {
   const follower = followLog(folder, place);
   let seq: number | undefined;
   for (let lines = await follower.read(); lines.length > 0; lines = await follower.read()) {
     for (const bytes of lines) {
       const parsed = parseLine(bytes);
-      if (!parsed.ok || parsed.line.type !== "seal_verified") continue;
-      const { shardId, salt, saltedDigest } = dataOfLine(parsed.line);
-      const isOwn = shardId === record.shardId && salt === salted?.salt && saltedDigest === salted?.digest;
-      if (isOwn) seq = parsed.line.seq;
+      if (parsed.ok && parsed.line.type === type && isIt(dataOfLine(parsed.line))) seq = parsed.line.seq;
     }
   }
-  if (seq === undefined) throw unproven("its entry could not be written");
-  return seq;
+  if (seq !== undefined) return seq;
+  throw unproven(`its entry ${type} could not be written`);
 }
+
+/** Whether a line tells of this measurement. */
+const isOf =
+  ({ record, salted }: VerificationReport) =>
+  ({ shardId, salt, saltedDigest }: Readonly<Record<string, unknown>>): boolean =>
+    shardId === record.shardId && salt === salted?.salt && saltedDigest === salted?.digest;
 
 /** A C2SP tlog-proof of the line, under a log checkpoint made for it. */
 async function proveMeasured({ log, prover }: Attesting, seq: number): Promise<string> {
@@ -158,8 +166,10 @@ export async function attest(
   const place = await findTail(attesting.logFolder, 0);
   const report = await parts.vram.verify(shard.seal.shardId, { salt: nonce, signal });
   requireRunning(shard);
-  const verifiedSeq = await findLine(attesting.logFolder, place, report);
+  const verifiedSeq = await findLine(attesting.logFolder, place, "seal_verified", isOf(report));
   const proof = await proveMeasured(attesting, verifiedSeq);
+  // A measurement is not interrupted. What nobody waits for is not signed.
+  throwIfAborted(signal);
   const { signer } = attesting.keys;
   const statement = statementOf(parts, attesting.kernel, shard, { report, nonceFrom, proof });
   const payload = encodeStatement(statement);
@@ -171,6 +181,7 @@ export async function attest(
     ...{ type: "statement_issued", device: shard.device, statementId, shardId, name, digest, nonce },
     ...{ statementDigest: toHex(sha256(payload)), keyId: signer.keyId, verifiedSeq, caller: caller.name },
   });
+  await findLine(attesting.logFolder, place, "statement_issued", (data) => data["statementId"] === statementId);
   return { statementId, record: recordOf(shard), envelope, ...(evidence === undefined ? {} : { evidence }) };
 }
 

@@ -21,7 +21,7 @@ import type { Journal } from "../journal/journal.ts";
 export interface StatementKeys {
   /** The key of now. */
   readonly signer: StatementSigner;
-  /** Makes a key and signs with it from then on. Nothing changes if it cannot be put on record. */
+  /** Makes a key and signs with it from then on. Nothing changes if it cannot be put on record, where that is required. */
   rotate(reason: string): Promise<StatementSigner>;
   /** Tells of a change that the process before this one did not finish. */
   record(): Promise<void>;
@@ -82,8 +82,9 @@ class OpenStatementKeys implements StatementKeys {
         await promises.rm(path, { force: true });
         throw error;
       }
-      await finish(this.#stateDir);
+      // On record it is the key of now, and the next start finds it whether or not this succeeds.
       this.signer = next;
+      await finish(this.#stateDir);
       return next;
     });
   }

@@ -159,7 +159,7 @@ describe("labels", () => {
     const all = await figuresOf(metrics);
     const uuids = new Set([...all.keys()].flatMap((series) => /device="([^"]+)"/.exec(series)?.[1] ?? []));
     expect(uuids.size).toBe(LIMITS.metricsDevices + 1);
-    expect(labelled.size).toBeLessThan(ordinary.size + LIMITS.metricsDevices * 32);
+    expect(labelled.size).toBeLessThan(ordinary.size + LIMITS.metricsDevices * 33);
     // Besides devices each label gains one value at most: other.
     expect(all.size - labelled.size).toBeLessThan(200);
     expect(all.size).toBeLessThan(MOST_SERIES);

@@ -25,32 +25,44 @@ const unwritten = (path: string, cause: unknown): VramError =>
     details: { argument: "--out" },
   });
 
-/** Writes a key. One that is there and another is not replaced: somebody may rely on it. */
-async function writeKey(path: string, text: string): Promise<void> {
+/** Whether there is no such file yet. One that has something else in it is not replaced: somebody may rely on it. */
+async function isMissing(path: string, text?: string): Promise<boolean> {
   const there = await promises.readFile(path, "utf8").catch((cause: unknown) => {
     if (isSystemError(cause, "ENOENT")) return undefined;
     throw unwritten(path, cause);
   });
-  if (there === text) return;
-  if (there !== undefined) {
-    throw new VramError("INVALID_ARGUMENT", `${path}: is there, and is another key`, {
-      fix: "if the key was rotated, name a new folder: statements from before need the old one",
-      details: { argument: "--out" },
-    });
-  }
-  await promises.writeFile(path, text, { flag: "wx" }).catch((cause: unknown) => {
-    throw unwritten(path, cause);
+  if (there === undefined || there === text) return there === undefined;
+  throw new VramError("INVALID_ARGUMENT", `${path}: is there, and is another key`, {
+    fix: "if the key was rotated, name a new folder: statements from before need the old one",
+    details: { argument: "--out" },
   });
 }
 
-async function writeKeys({ publicKey, logKey }: StatementKeysReply, folder: string): Promise<readonly string[]> {
+const logKeyText = ({ logKey }: StatementKeysReply): string => `${logKey}\n`;
+
+/** Refuses a folder in which a key that is yet to be made would find no place. */
+async function requireRoom(folder: string, before: StatementKeysReply): Promise<void> {
+  await isMissing(join(folder, PUBLIC_KEY_FILE));
+  await isMissing(join(folder, LOG_KEY_FILE), logKeyText(before));
+}
+
+/** Writes both keys, or none. */
+async function writeKeys(keys: StatementKeysReply, folder: string): Promise<readonly string[]> {
+  const files = [
+    [join(folder, PUBLIC_KEY_FILE), keys.publicKey],
+    [join(folder, LOG_KEY_FILE), logKeyText(keys)],
+  ] as const;
+  const missing = [];
+  for (const file of files) if (await isMissing(...file)) missing.push(file);
   await promises.mkdir(folder, { recursive: true }).catch((cause: unknown) => {
     throw unwritten(folder, cause);
   });
-  const files = [join(folder, PUBLIC_KEY_FILE), join(folder, LOG_KEY_FILE)] as const;
-  await writeKey(files[0], publicKey);
-  await writeKey(files[1], `${logKey}\n`);
-  return files;
+  for (const [path, text] of missing) {
+    await promises.writeFile(path, text, { flag: "wx" }).catch((cause: unknown) => {
+      throw unwritten(path, cause);
+    });
+  }
+  return files.map(([path]) => path);
 }
 
 /** Runs the command. */
@@ -61,9 +73,11 @@ export async function runAttestKeys(
 ): Promise<number> {
   const { out, rotate } = options;
   const call = { signal: host.signal };
-  const keys = await withService(host, options, (client) =>
-    rotate === undefined ? client.statementKeys(call) : client.rotateStatementKey({ reason: rotate }, call),
-  );
+  const keys = await withService(host, options, async (client) => {
+    if (rotate === undefined) return client.statementKeys(call);
+    if (out !== undefined) await requireRoom(out, await client.statementKeys(call));
+    return client.rotateStatementKey({ reason: rotate }, call);
+  });
   const files = out === undefined ? [] : await writeKeys(keys, out);
   if (options.json === true) {
     printJson(host, "attest-keys", { ok: true, ...keys, files });
