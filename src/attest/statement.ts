@@ -94,7 +94,7 @@ const predicate = z.strictObject({
   log: z.strictObject({ proof: z.string().max(LIMITS.statementBytes) }),
 });
 
-const statementSchema = z.strictObject({
+export const statementSchema = z.strictObject({
   _type: z.literal(STATEMENT_TYPE),
   subject: z.tuple([subject]),
   predicateType: z.string().max(256),

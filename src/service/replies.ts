@@ -31,7 +31,7 @@ export const shardRecord = z
     sealedAt: z.string(),
     lastVerifiedAt: z.string(),
     leases: count,
-    exports: count.meta({ description: "processes that are attached now" }),
+    exports: count.meta({ description: "connections over which other processes are attached now" }),
     exportsTotal: count.meta({ description: "how often its memory was handed to another process" }),
   })
   .meta({ id: "ShardRecord" });
