@@ -108,13 +108,19 @@ function readTerms({ publicKey, digest, model, nonce, logKey }: StatementTerms):
   };
 }
 
+/** Where the bytes of a device are read. */
+const READ_FROM: Readonly<Record<Backend, readonly string[]>> = {
+  cuda: ["vram", "l2-possible"],
+  "cuda-substituted": ["substituted"],
+  emulated: ["emulated"],
+};
+
 /** What a statement says twice must be the same, and fit the kind it claims to be. */
 function contradiction({ subject: [{ digest }], predicateType, predicate }: Statement): string | undefined {
   const { backend, device, measurement, shard, policy, policyDigest } = predicate;
   if (PREDICATE_TYPES[backend] !== predicateType) return "its predicate type is that of another backend";
   if (device.uuid.startsWith("EMU-") !== (backend === "emulated")) return "its device is none of its backend";
-  const isVram = measurement.readFrom === "vram" || measurement.readFrom === "l2-possible";
-  if (isVram !== (backend === "cuda")) return "its backend does not read from where it says";
+  if (!READ_FROM[backend].includes(measurement.readFrom)) return "its backend does not read from where it says";
   if ((predicate.software.kernel === undefined) !== (backend === "emulated"))
     return "its kernel is none of its backend";
   if (digest[DIGEST_ALGORITHM] !== measurement.digest) return "its subject is not what was measured";
