@@ -62,9 +62,28 @@ describe("examples", () => {
     expect(out).toContain("EMULATED device");
   }, 120_000);
 
+  it("[VR-ATT-01] a statement: asked for with a nonce, checked without the service, and refused where it should be", async () => {
+    const { code, out, err } = await run(`${ROOT}examples/03-attest.sh`);
+    expect(code, `${out}\n${err}`).toBe(0);
+    const checked = part(out, "the auditor holds the statement");
+    expect(checked).toMatch(
+      /✓ signed by this key.*✓ about the bytes of your file.*✓ whoever answered had these bytes/s,
+    );
+    expect(checked).toMatch(/✓ logged: .*· hardware evidence: none.*\(exit 0\)/s);
+    expect(part(out, "an emulated device does not pass")).toMatch(/refused \(backend\).*\(exit 5\)/s);
+    expect(part(out, "one byte of the auditor's file")).toMatch(/refused \(digest\).*\(exit 3\)/s);
+    expect(part(out, "the same statement is shown again")).toMatch(/refused \(nonce\).*\(exit 3\)/s);
+  }, 120_000);
+
   it("all of them are run here", async () => {
     // `pytorch` is a module: clients/python has its tests.
     const found = (await readdir(`${ROOT}examples`)).toSorted();
-    expect(found).toEqual(["01-tampered-service.mjs", "01-walkthrough.sh", "02-two-checkpoints.sh", "pytorch"]);
+    expect(found).toEqual([
+      "01-tampered-service.mjs",
+      "01-walkthrough.sh",
+      "02-two-checkpoints.sh",
+      "03-attest.sh",
+      "pytorch",
+    ]);
   });
 });
