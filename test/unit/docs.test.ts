@@ -56,6 +56,8 @@ beforeAll(() => readHelps([]));
 /** The command that a command line begins with, and the words behind it. */
 function splitCommand(words: readonly string[]): { command: string; rest: readonly string[] } {
   const length = helps.has(words.slice(0, 2).join(" ")) ? 2 : 1;
+  // What that group does when none of its commands is named.
+  if (length === 1 && words[0] === "attest") return { command: "attest issue", rest: words.slice(1) };
   return { command: words.slice(0, length).join(" "), rest: words.slice(length) };
 }
 
