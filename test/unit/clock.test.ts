@@ -11,7 +11,7 @@ test("a deadline that nobody else holds fires, whatever the collector does", asy
   const stop = new AbortController();
   const first = firstOf(stop.signal, AbortSignal.timeout(20));
   const fired = new Promise<string>((resolve) => {
-    first.addEventListener("abort", () => resolve(String((first.reason as Error).name)));
+    first.addEventListener("abort", () => resolve((first.reason as Error).name));
   });
   const sweeping = setInterval(collect, 5);
   try {
