@@ -1,9 +1,10 @@
 /** `docs/requirements.json` and the tags in the tests agree: no unknown tag, and no covered row without a test. */
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import ts from "typescript";
 import { describe, expect, it } from "vitest";
 import { ancestorsOf, nodesOf, readTree, type TreeFile } from "../helpers/house-rules.ts";
 
+const FEATURES = new URL("../../features/", import.meta.url);
 const ID = /^VR-[A-Z]{2,4}-\d{2}$/;
 /** Anything in brackets that means to be a tag, right or wrong. */
 const TAG = /\[(VR-[^\]]*)\]/g;
@@ -60,6 +61,13 @@ const TAGS = readTree()
   .filter(({ path }) => path.startsWith("test/"))
   .flatMap(tagsOf);
 
+/** Tags of scenarios: `@VR-SEAL-01`. */
+const SCENARIO_TAGS = readdirSync(FEATURES)
+  .filter((name) => name.endsWith(".feature"))
+  .flatMap((path) =>
+    [...readFileSync(new URL(path, FEATURES), "utf8").matchAll(/@(\S+)/g)].map(([, id = ""]) => ({ id, path })),
+  );
+
 describe("requirements", () => {
   it("are well-formed", () => {
     const faulty = ROWS.map((row) => ({ row, faults: faultsOf(row) })).filter(({ faults }) => faults.length > 0);
@@ -77,7 +85,10 @@ describe("requirements", () => {
 
   it("are what the tags in the tests name", () => {
     const ids = new Set(ROWS.map((row) => row.id));
-    const strays = TAGS.filter(({ id }) => !ID.test(id) || !ids.has(id)).map(({ id, path }) => `${id} in ${path}`);
+    expect(SCENARIO_TAGS.length).toBeGreaterThan(50);
+    const strays = [...TAGS, ...SCENARIO_TAGS]
+      .filter(({ id }) => !ID.test(id) || !ids.has(id))
+      .map(({ id, path }) => `${id} in ${path}`);
     expect(strays, "tags that are malformed or name no row").toEqual([]);
   });
 
