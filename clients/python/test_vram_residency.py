@@ -469,7 +469,7 @@ class Protocol(Case):
                     error = self.refused_by("SERVICE_UNREACHABLE", service)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            self.assertIn("more descriptors than this process may have", error.message)
+            self.assertIn("this process may have no more files", error.message)
 
     def test_messages_that_are_none(self) -> None:
         for text in (
