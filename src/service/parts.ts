@@ -48,8 +48,10 @@ export function shardOf(parts: Parts, idOrName: string): Shard {
   const shards = shardsOf(parts, idOrName);
   const [only, second] = shards;
   if (second !== undefined) {
+    const names = shards.map(({ seal }) => seal.name);
     throw new VramError("INVALID_ARGUMENT", `${idOrName} is a set of ${shards.length} shards; name one of them`, {
-      details: { argument: "shard", names: shards.map(({ seal }) => seal.name) },
+      fix: `name one of ${names.slice(0, 3).join(", ")}${names.length > 3 ? ", …" : ""}; \`vram ps\` lists them`,
+      details: { argument: "shard", names },
     });
   }
   if (only !== undefined) return only;

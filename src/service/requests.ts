@@ -84,7 +84,7 @@ export const statementRequest = z
     shard,
     nonce: z
       .string()
-      .regex(/^(?:[0-9a-fA-F]{2}){16,32}$/)
+      .regex(/^(?:[0-9a-fA-F]{2}){16,32}$/, "must be 16 to 32 bytes of hex")
       .optional()
       .meta({
         description: "16 to 32 bytes that nobody could know before, hex; without, nothing shows when it was made",
