@@ -29,19 +29,20 @@ function serve(): Served {
   const [ours, its] = socketPair();
   const replies: Reply[] = [];
   const ends: string[] = [];
-  let close = async (): Promise<void> => undefined;
-  const open: OpenDevice = async (request, report) => {
-    const opened = await openProcessDevice(request, report, { sizes: SIZES });
-    close = opened.close;
-    return opened;
+  let opening: ReturnType<typeof openProcessDevice> | undefined;
+  const open: OpenDevice = (request, report) => {
+    opening = openProcessDevice(request, report, { sizes: SIZES });
+    return opening;
   };
+  // Also what is still being opened when the process would have ended.
+  const close = async (): Promise<void> => (await opening)?.close();
   const endings = { exit: () => ends.push("exit"), kill: () => ends.push("kill") };
   const [ourEnd, descriptors] = descriptorPair();
   pairs.push(ourEnd, descriptors);
   serveSocket({ socket: its, descriptors }, { open, list: listProcessDevices }, endings);
   const onMessage = (message: unknown): void => void replies.push(message as Reply);
   const channel = openChannel(ours, { onMessage, onEnd: () => undefined });
-  return { channel, replies, ends, close: () => close() };
+  return { channel, replies, ends, close };
 }
 
 async function open(): Promise<Served> {
@@ -91,7 +92,6 @@ describe("the process of a device", () => {
     third.channel.send({ kind: "open", request });
     await until("it ends", () => third.ends.length > 0);
     await third.close();
-    await until("it was opened", () => true);
     await twice.close();
   });
 
