@@ -3,7 +3,6 @@ import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Given, When } from "@cucumber/cucumber";
-import { VRAM_ONLY_POLICY } from "../../dist/index.js";
 
 const MIB = 2 ** 20;
 const STATUS = { OUT_OF_MEMORY: 2, ECC: 214, LAUNCH_FAILED: 719 };
@@ -237,5 +236,3 @@ When("I ask what the policy says", async function () {
   const vram = await this.vram();
   await this.attempt(async () => vram.checkPolicy());
 });
-
-export const POLICY = VRAM_ONLY_POLICY;

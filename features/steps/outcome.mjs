@@ -1,6 +1,5 @@
 /** Steps about what came of it. */
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Then } from "@cucumber/cucumber";
@@ -164,5 +163,3 @@ function logLines({ folder }) {
     .split("\n")
     .map((line) => JSON.parse(line));
 }
-
-export const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");

@@ -1,6 +1,7 @@
 /**
- * Steps about the service: the shipped command in a process of its own, on its own state, asked over its socket. Bytes are
- * changed by a copy of it that imports `vram-residency/testing`; the shipped one has no such way in.
+ * Steps about the service: `vram serve` in a process of its own, on its own state, asked over its socket. It is started
+ * through `vram-residency/testing`, on an emulated device whose bytes can be changed; the command that ships has no such
+ * way in. Commands that are run beside it are the ones that ship.
  */
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";

@@ -62,7 +62,6 @@ export interface Made {
   readonly payload: Uint8Array;
   readonly nonce: string;
   readonly logKey: string;
-  readonly leaf: Uint8Array;
   readonly model: DigestModel;
   /** With the file and the nonce, unless terms say otherwise; undefined ones are left out. */
   check(
@@ -127,8 +126,8 @@ function draftOf(backend: Backend, bytes: Uint8Array, name: string, nonce: strin
   };
 }
 
-/** The proof of the line about a statement's measurement, and the leaf hash of that line. */
-function provedBy({ predicate: { device, shard, measurement } }: Statement, making: Making) {
+/** The proof of the line about a statement's measurement, as text. */
+function provedBy({ predicate: { device, shard, measurement } }: Statement, making: Making): string {
   const { lines: count = 5, index = 2, logSigner = LOG_SIGNER, line = {} } = making;
   const told: LineData = {
     ...{ device: { ordinal: 0, uuid: device.uuid }, shardId: shard.shardId, name: "m", digest: measurement.digest },
@@ -140,8 +139,7 @@ function provedBy({ predicate: { device, shard, measurement } }: Statement, maki
   const checkpoint = signCheckpoint(count, referenceRoot(leaves), logSigner);
   const parts = { extra: lines[index], index, hashes: referenceInclusion(leaves, index), checkpoint };
   const proof = making.proof?.(parts) ?? parts;
-  const text = Buffer.from(encodeProofFile({ proof, continuation: undefined })).toString("utf8");
-  return { text, leaf: leaves[index] ?? new Uint8Array(0) };
+  return Buffer.from(encodeProofFile({ proof, continuation: undefined })).toString("utf8");
 }
 
 /** Makes a statement; without any knobs it is accepted as it is. */
@@ -149,7 +147,7 @@ export function madeStatement(making: Making = {}): Made {
   const { backend = "cuda", bytes = randomBytes(10_000), name = "model.safetensors", signer = SIGNER } = making;
   const nonce = making.nonce ?? toHex(randomBytes(32));
   const draft = draftOf(backend, bytes, name, nonce);
-  const { text, leaf } = provedBy(draft, making);
+  const text = provedBy(draft, making);
   const whole = { ...draft, predicate: { ...draft.predicate, log: { proof: text } } };
   const statement = making.alter?.(whole) ?? whole;
   const payload = encodeStatement(statement);
@@ -159,7 +157,7 @@ export function madeStatement(making: Making = {}): Made {
   const model = modelOf(bytes);
   const usual = { publicKey: SIGNER.publicPem, model, nonce, nowMs: NOW_MS };
   return {
-    ...{ file, statement, payload, nonce, logKey, leaf, model },
+    ...{ file, statement, payload, nonce, logKey, model },
     check: (terms = {}) => {
       const all = Object.entries({ ...usual, ...terms }).filter(([, value]) => value !== undefined);
       return checkStatement(file, Object.fromEntries(all) as unknown as StatementTerms);
