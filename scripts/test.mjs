@@ -3,6 +3,8 @@
  * tier, prints the seconds of each, and ends with the line `N passed, N failed, N skipped`. Arguments go to vitest:
  * `npm test -- --coverage`, `npm test -- --project unit`, `npm test -- test/unit/bytes.test.ts`.
  *
+ * VRAM_TEST_REPORT=DIR keeps vitest's JSON report and the counts there.
+ *
  * With REQUIRE_TOOLS=1 a skipped test fails unless its title says "no GPU": a missing tool must not look like a pass.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -31,8 +33,10 @@ const print = (line) => process.stdout.write(`${line}\n`);
 async function runVitest(args) {
   const folder = mkdtempSync(join(tmpdir(), "vram-test-"));
   try {
-    const report = join(folder, "report.json");
-    const counts = join(folder, "counts.txt");
+    // Whoever wants to keep the report names a folder for it.
+    const kept = process.env.VRAM_TEST_REPORT ?? folder;
+    const report = join(kept, "report.json");
+    const counts = join(kept, "counts.txt");
     writeFileSync(counts, "");
     process.env.VRAM_TEST_COUNTS = counts;
     const reporting = ["--reporter=default", "--reporter=json", `--outputFile.json=${report}`];

@@ -245,4 +245,11 @@ export const LIMITS = {
   statementTextLength: 1024,
   /** Clocks of two machines that are kept by NTP differ by less; a statement from further ahead is not believed. */
   statementSkewMs: 60_000,
+  /** Files of a proof bundle: about 30, and results of GPUs. */
+  proofFiles: 2000,
+  /** One file of it; the list of 10,000 tests, each with a message of 4 KiB, has 40 MiB. */
+  proofFileBytes: 64 * MIB,
+  /** Names in its statement, failed and skipped: 2 × 500 × 300 characters are 391 KiB in base64, below `statementBytes`. */
+  proofNames: 500,
+  proofNameLength: 300,
 } as const;

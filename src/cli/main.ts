@@ -12,6 +12,7 @@ import { EXIT, exitCodeFor } from "./exit.ts";
 import { type Host, printError } from "./host.ts";
 import { printJson } from "./json.ts";
 import { addNarrationOptions } from "./narration.ts";
+import { addProofCommands } from "./proof-commands.ts";
 import { addConfigCommands, addServeCommand, addTokenCommands } from "./service-commands.ts";
 
 const backendOption = (): Option =>
@@ -100,6 +101,7 @@ function commands(host: Host, done: (code: number) => void): Command {
   addClientCommands(add);
   addAttestCommands(program, add);
   addAuditCommands(program, add);
+  addProofCommands(program, add);
   addConfigCommands(program, add);
   addTokenCommands(program, add);
   addCompletionCommand(program, add);

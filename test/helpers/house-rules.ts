@@ -108,7 +108,7 @@ function specifierOf(node: ts.Node): string | undefined {
 /** The order of the journey: each may import what stands before it. Single files (`open`, `vram`) are the composition. */
 const ORDER = [
   ..."leaf ffi journal hash cuda handles source staging device seal residency verify lease exports attest".split(" "),
-  ..."offline options backend process config recording open environment api requests vram tamper".split(" "),
+  ..."offline proof options backend process config recording open environment api requests vram tamper".split(" "),
   ..."service client cli".split(" "),
 ];
 const LEAVES = ["errors", "assert", "bytes", "dispose", "clock", "limits", "files", "version"];

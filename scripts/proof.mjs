@@ -1,0 +1,65 @@
+/**
+ * `npm run proof`: runs the whole suite and writes down what came of it, as a bundle that somebody else can read and check
+ * (docs/proof.md). What runs on the emulated device comes first; the GPU suite is part of the same run where there is a GPU.
+ *
+ *     npm run proof                                          everything
+ *     npm run proof -- --tests test/unit --features none     a part, and the page says so
+ *
+ * VRAM_PROOF_DIR is where runs are put (default .proof_bundle), VRAM_PROOF_RUN_ID what this one is called, VRAM_PROOF_KEY
+ * the file of the key that signs it (default beside the runs; made if there is none).
+ *
+ * Exit 0 if nothing failed and every requirement has a test that passed; 1 if not, with a bundle that says so; 1 without a
+ * bundle if it would hold a secret.
+ */
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { ROOT, runToTheEnd, StepFailed } from "./quickstart.mjs";
+
+const { values: asked } = parseArgs({
+  options: { tests: { type: "string", multiple: true }, features: { type: "string", multiple: true } },
+});
+
+const RUN_ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+
+/** Where a run goes, and what it is called. */
+function readPlace(env, now, commit) {
+  const folder = resolve(ROOT, env.VRAM_PROOF_DIR || ".proof_bundle");
+  const stamp = now.toISOString().replace(/[-:]/g, "").slice(0, 13);
+  const id = env.VRAM_PROOF_RUN_ID || `${stamp}-${commit?.slice(0, 12) ?? "nocommit"}`;
+  if (!RUN_ID.test(id)) {
+    throw new StepFailed(
+      `VRAM_PROOF_RUN_ID: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit, is not "${id}"`,
+      2,
+    );
+  }
+  const target = join(folder, id);
+  if (existsSync(target)) throw new StepFailed(`${target} exists: give another VRAM_PROOF_RUN_ID, or remove it`, 1);
+  return { folder, id, target, key: resolve(ROOT, env.VRAM_PROOF_KEY || join(folder, "proof-signing-key.pem")) };
+}
+
+await runToTheEnd(async () => {
+  const startedAt = new Date();
+  const { readSource } = await import("./proof/environment.mjs");
+  const source = readSource();
+  const place = readPlace(process.env, startedAt, source.commit);
+  const { runSuites } = await import("./proof/suites.mjs");
+  mkdirSync(place.folder, { recursive: true });
+  // Beside its target, so that the bundle appears at once and whole.
+  const draft = mkdtempSync(join(place.folder, ".draft-"));
+  try {
+    const ran = await runSuites(asked);
+    // What follows reads `dist`, which the suite has built.
+    const { writeBundle } = await import("./proof/write.mjs");
+    const told = await writeBundle(draft, { ...place, startedAt, source, ran });
+    chmodSync(draft, 0o755);
+    renameSync(draft, place.target);
+    process.stdout.write(`\n${told.lines.join("\n")}\n\nproof bundle: ${place.target}\n`);
+    process.stdout.write(
+      `  read it:   ${place.target}/index.html\n  check it:  npx vram proof verify ${place.target}\n`,
+    );
+    return told.code;
+  } finally {
+    rmSync(draft, { recursive: true, force: true });
+  }
+});

@@ -1,0 +1,83 @@
+/** Where a run took place: what somebody needs to run it again. Nothing that names the machine, its user or its paths. */
+import { spawnSync } from "node:child_process";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { cpus, release, totalmem } from "node:os";
+import { ROOT } from "../quickstart.mjs";
+
+/** The first line that a tool prints, or undefined if it is not there. */
+function firstLine(program, ...args) {
+  const { status, stdout, stderr } = spawnSync(program, args, { cwd: ROOT, encoding: "utf8" });
+  return status === 0 ? (stdout || stderr).split("\n")[0].trim() : undefined;
+}
+
+/** Tools that tests compare with or watch with. */
+const TOOLS = [
+  ["fsverity", "--version"],
+  ["openssl", "version"],
+  ["promtool", "--version"],
+  ["python3", "--version"],
+  ["strace", "--version"],
+  ["g++", "--version"],
+  ["nvcc", "--version"],
+];
+
+/** The commit, and what was changed on top of it. `commit` is undefined where there is no repository. */
+export function readSource() {
+  const commit = firstLine("git", "rev-parse", "HEAD");
+  if (commit === undefined) return { commit: undefined, changed: [] };
+  const { stdout } = spawnSync("git", ["status", "--porcelain", "--untracked-files=normal"], {
+    cwd: ROOT,
+    encoding: "utf8",
+  });
+  return { commit, changed: stdout.split("\n").filter((line) => line !== "") };
+}
+
+/** GPUs as the driver's own files list them; none of them if there is no driver. */
+function readGpus() {
+  const folder = "/proc/driver/nvidia/gpus";
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder).map((name) => {
+    const text = readFileSync(`${folder}/${name}/information`, "utf8");
+    return /^Model:\s*(.+)$/m.exec(text)?.[1] ?? "unknown";
+  });
+}
+
+const readDriver = () =>
+  existsSync("/proc/driver/nvidia/version")
+    ? readFileSync("/proc/driver/nvidia/version", "utf8").split("\n")[0].trim()
+    : "none";
+
+const osName = () =>
+  existsSync("/etc/os-release")
+    ? (/^PRETTY_NAME="?([^"\n]+)/m.exec(readFileSync("/etc/os-release", "utf8"))?.[1] ?? "unknown")
+    : "unknown";
+
+export function readEnvironment({ commit, changed }) {
+  return {
+    commit: commit ?? "none",
+    changed,
+    version: JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8")).version,
+    backend: "emulated",
+    gpus: readGpus(),
+    driver: readDriver(),
+    node: process.version,
+    npm: firstLine("npm", "--version") ?? "none",
+    ...{ os: osName(), kernel: release(), architecture: process.arch },
+    ...{ cpu: cpus()[0]?.model ?? "unknown", cores: cpus().length, memoryGiB: Math.round(totalmem() / 2 ** 30) },
+    tools: Object.fromEntries(TOOLS.map(([tool, flag]) => [tool, firstLine(tool, flag) ?? "none"])),
+  };
+}
+
+/** Every package at run time, as CycloneDX 1.5, from the lockfile. */
+export function readSbom() {
+  const { status, stdout, stderr } = spawnSync(
+    "npm",
+    ["sbom", "--sbom-format", "cyclonedx", "--omit", "dev", "--package-lock-only"],
+    { cwd: ROOT, encoding: "utf8", maxBuffer: 64 * 2 ** 20 },
+  );
+  if (status !== 0) throw new Error(`npm sbom failed (npm 9.5 or newer has it): ${stderr.trim()}`);
+  const sbom = JSON.parse(stdout);
+  // npm calls the package after the folder that it lies in.
+  sbom.metadata.component.name = JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8")).name;
+  return sbom;
+}

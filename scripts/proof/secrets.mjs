@@ -1,0 +1,45 @@
+/**
+ * What must not be in a proof bundle. It is refused, not blacked out: a secret in a report is a mistake to be found, and a
+ * report with a hole in it proves nothing. What was found is never said, only where and of which kind.
+ */
+import { homedir } from "node:os";
+import { ROOT } from "../quickstart.mjs";
+
+/** Kinds of secrets that have a form of their own. */
+const FORMS = [
+  ["a private key in PEM", /-----BEGIN [A-Z ]*PRIVATE KEY-----/],
+  ["a private key of a signed note", /PRIVATE\+KEY\+[^+\s]+\+[0-9a-f]{8}\+/],
+  ["an API token", /\bvram_(use|operate)_[A-Za-z0-9_-]{43}/],
+  ["a token of a code host", /\b(gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{22,}|glpat-[\w-]{20,}|npm_[A-Za-z0-9]{36})\b/],
+  ["a cloud key", /\b(AKIA|ASIA)[A-Z0-9]{16}\b/],
+  ["a password in an address", /\b[a-z][a-z0-9+.-]*:\/\/[^\s/:@]+:[^\s/:@]+@/],
+];
+
+/** Variables whose value is a secret by its name. */
+const SECRET_NAME = /TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|PRIVATE_?KEY/i;
+/** A shorter value would be found in every text. */
+const VALUE_LENGTH = 8;
+
+/**
+ * Finds secrets in the text of a file: keys and tokens by their form, values of this process's environment that are secret
+ * by their name, and where this person's files lie.
+ * @param {string} path
+ * @param {string} text
+ * @param {NodeJS.ProcessEnv} env
+ * @returns {string[]} `PATH, line N: KIND`
+ */
+export function secretsIn(path, text, env = process.env) {
+  const values = Object.entries(env)
+    .filter(([name, value]) => SECRET_NAME.test(name) && (value ?? "").length >= VALUE_LENGTH)
+    .map(([name, value]) => [`the value of ${name}`, value]);
+  const places = [ROOT.replace(/\/$/, ""), homedir()]
+    .filter((place) => place.split("/").length > 2 || place === homedir())
+    .map((place) => ["a path of this machine", `${place}/`]);
+  const found = [];
+  for (const [index, line] of text.split("\n").entries()) {
+    const where = `${path}, line ${index + 1}`;
+    for (const [kind, form] of FORMS) if (form.test(line)) found.push(`${where}: ${kind}`);
+    for (const [kind, value] of [...values, ...places]) if (line.includes(value)) found.push(`${where}: ${kind}`);
+  }
+  return found;
+}

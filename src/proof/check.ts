@@ -1,0 +1,172 @@
+/**
+ * Checks a proof bundle: is every file what it was when the bundle was signed, is none missing and none added, does the
+ * signature hold, and is the signed result what the lists of tests and scenarios say? It shows that a bundle is whole and
+ * whose key signed it. It cannot show that the tests were run: that is the signer's word, and running them again is how
+ * to find out.
+ */
+import type { KeyObject } from "node:crypto";
+import { checkEnvelope, openEnvelope } from "../attest/envelope.ts";
+import { keyIdOf, parsePublicKey } from "../attest/keys.ts";
+import { VramError } from "../errors.ts";
+import { LIMITS } from "../limits.ts";
+import { hashFile, type Listing, listFolder, readInside } from "./folder.ts";
+import { featuresSchema, outcomeOf, RESULT_FILES, testsSchema } from "./results.ts";
+import { parseSums, type Sums } from "./sums.ts";
+import {
+  decodeTestResult,
+  PUBLIC_KEY_FILE,
+  STATEMENT_FILE,
+  SUMS_FILE,
+  type TestResult,
+  verdictOf,
+} from "./test-result.ts";
+
+/** One thing that is wrong with a bundle. `path` is the file it is about. */
+export interface BundleFault {
+  readonly kind: "changed" | "missing" | "added" | "sums" | "statement" | "signature" | "result";
+  readonly path: string;
+  readonly words: string;
+}
+
+/** What was read from a bundle that is whole. */
+export interface BundleContent {
+  readonly files: number;
+  /** SHA-256 of the key's SPKI in DER, hex. */
+  readonly keyId: string;
+  /** Whether the key came from the caller; a key that lies in the bundle says nothing about who signed. */
+  readonly keyGiven: boolean;
+  readonly result: TestResult["predicate"]["result"];
+  /** 40 hex digits, or undefined if the bundle names no commit. */
+  readonly commit: string | undefined;
+  readonly counts: { readonly passed: number; readonly failed: number; readonly skipped: number };
+  /** Tests of `test/device` and scenarios that passed on a real GPU. */
+  readonly onHardware: number;
+}
+
+export type CheckedBundle =
+  | ({ readonly ok: true } & BundleContent)
+  | { readonly ok: false; readonly faults: readonly BundleFault[] };
+
+const fault = (kind: BundleFault["kind"], path: string, words: string): BundleFault => ({ kind, path, words });
+
+/** Faults of the files against the list: each is read and hashed. */
+async function compareFiles(
+  folder: string,
+  sums: Sums,
+  { files, others }: Listing,
+  signal: AbortSignal | undefined,
+): Promise<BundleFault[]> {
+  const faults = others.map((path) => fault("added", path, "it is neither a file nor a folder"));
+  const present = new Set(files);
+  for (const path of files) {
+    if (path === SUMS_FILE || path === STATEMENT_FILE || sums.has(path)) continue;
+    faults.push(fault("added", path, `${SUMS_FILE} does not list it`));
+  }
+  for (const [path, expected] of sums) {
+    if (signal?.aborted === true) throw new VramError("ABORTED", "the check was interrupted");
+    if (!present.has(path)) {
+      faults.push(fault("missing", path, `${SUMS_FILE} lists it`));
+      continue;
+    }
+    const found = await hashFile(folder, path);
+    if (found !== expected) faults.push(fault("changed", path, `its SHA-256 is ${found}, and was ${expected}`));
+  }
+  return faults;
+}
+
+/** The key to check with: the one that was given, or the one in the bundle. */
+async function keyFor(folder: string, given: string | undefined): Promise<KeyObject | BundleFault> {
+  if (given !== undefined) return parsePublicKey(given);
+  try {
+    return parsePublicKey((await readInside(folder, PUBLIC_KEY_FILE, LIMITS.proofFileBytes)).toString("utf8"));
+  } catch {
+    return fault("signature", PUBLIC_KEY_FILE, "there is no P-256 public key in it, and none was given");
+  }
+}
+
+type Signed = { readonly statement: TestResult; readonly key: KeyObject };
+
+async function readSigned(folder: string, given: string | undefined): Promise<Signed | BundleFault> {
+  const key = await keyFor(folder, given);
+  if ("kind" in key) return key;
+  const opened = openEnvelope(await readInside(folder, STATEMENT_FILE, LIMITS.statementBytes));
+  if (opened === undefined) return fault("statement", STATEMENT_FILE, "it is not one DSSE envelope with one signature");
+  if (!checkEnvelope(opened, key) || opened.keyId !== keyIdOf(key)) {
+    return fault("signature", STATEMENT_FILE, `key ${keyIdOf(key)} has not signed it`);
+  }
+  const statement = decodeTestResult(opened.payload);
+  return statement === undefined
+    ? fault("statement", STATEMENT_FILE, "what was signed is not a test result of a proof bundle")
+    : { statement, key };
+}
+
+/** Reads one of the lists of what ran; undefined if it is none. */
+async function readList<T>(
+  folder: string,
+  path: string,
+  schema: { safeParse(value: unknown): { readonly success: boolean; readonly data?: T | undefined } },
+): Promise<T | undefined> {
+  try {
+    const bytes = await readInside(folder, path, LIMITS.proofFileBytes);
+    return schema.safeParse(JSON.parse(bytes.toString("utf8"))).data;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Computes the result once more, from the lists. */
+async function compareResult(folder: string, sums: Sums, { statement, key }: Signed, keyGiven: boolean) {
+  const tests = await readList(folder, RESULT_FILES.tests, testsSchema);
+  const paths = [RESULT_FILES.features, RESULT_FILES.gpuFeatures].filter((path) => sums.has(path));
+  const lists = await Promise.all(paths.map((path) => readList(folder, path, featuresSchema)));
+  const features = lists.filter((list) => list !== undefined);
+  if (tests === undefined || features.length < lists.length || !sums.has(RESULT_FILES.tests)) {
+    return fault("result", RESULT_FILES.tests, "the lists of tests and scenarios cannot be read");
+  }
+  const outcome = outcomeOf(tests, features);
+  const { configuration: _, ...said } = statement.predicate;
+  if (JSON.stringify(Object.entries(said).sort()) !== JSON.stringify(Object.entries(verdictOf(outcome)).sort())) {
+    return fault("result", STATEMENT_FILE, `it says ${said.result}, and that is not what the lists of tests say`);
+  }
+  const device = tests.files.filter(({ tier }) => tier === "device").flatMap(({ tests: all }) => all);
+  const onGpu = features.filter(({ backend }) => backend === "cuda").flatMap((list) => list.features);
+  const passed = [...device, ...onGpu.flatMap(({ scenarios }) => scenarios)].filter((one) => one.status === "passed");
+  return {
+    ok: true as const,
+    files: sums.size,
+    ...{ keyId: keyIdOf(key), keyGiven, result: said.result, commit: statement.subject[1]?.digest.gitCommit },
+    counts: { passed: outcome.passed, failed: outcome.failed.length, skipped: outcome.skipped.length },
+    onHardware: passed.length,
+  };
+}
+
+/**
+ * Checks a bundle. What is wrong with it is in what comes back; throws `SOURCE_NOT_FOUND` and its like if the folder or
+ * its `SHA256SUMS` cannot be read, `INVALID_ARGUMENT` for a key that is none, `SOURCE_TOO_LARGE` beyond the limits.
+ * `publicKey` is SPKI in PEM; without it the key in the bundle is taken.
+ */
+export async function checkBundle(
+  folder: string,
+  { publicKey, signal }: { readonly publicKey?: string; readonly signal?: AbortSignal } = {},
+): Promise<CheckedBundle> {
+  const listing = await listFolder(folder);
+  for (const path of [SUMS_FILE, STATEMENT_FILE]) {
+    if (listing.files.includes(path)) continue;
+    throw new VramError("SOURCE_NOT_FOUND", `${folder}: there is no ${path} in it`, {
+      fix: "name the folder of one run, as `npm run proof` wrote it",
+    });
+  }
+  const sums = parseSums((await readInside(folder, SUMS_FILE, LIMITS.proofFileBytes)).toString("utf8"));
+  if (sums === undefined) {
+    return { ok: false, faults: [fault("sums", SUMS_FILE, "it is not a list as it is written with a bundle")] };
+  }
+  const faults = await compareFiles(folder, sums, listing, signal);
+  const signed = await readSigned(folder, publicKey);
+  if ("kind" in signed) return { ok: false, faults: [...faults, signed] };
+  if (signed.statement.subject[0].digest.sha256 !== (await hashFile(folder, SUMS_FILE))) {
+    faults.push(fault("changed", SUMS_FILE, "its SHA-256 is not the one that was signed"));
+  }
+  if (faults.length > 0) return { ok: false, faults };
+  const checked = await compareResult(folder, sums, signed, publicKey !== undefined);
+  return "kind" in checked ? { ok: false, faults: [checked] } : checked;
+}
