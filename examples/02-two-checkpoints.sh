@@ -4,38 +4,12 @@
 # other. Here content decides: attaching to B where A is expected is refused. Emulated device, temporary folder.
 #
 #     npm run build && examples/02-two-checkpoints.sh      # needs python3
-set -euo pipefail
-cd "$(dirname "$0")/.."
+. "$(dirname -- "$0")/setup.sh"
 
-folder=$(mktemp -d)
-export XDG_RUNTIME_DIR="$folder/run" XDG_STATE_HOME="$folder/state" XDG_CONFIG_HOME="$folder/config" NO_COLOR=1
-mkdir -m 700 "$XDG_RUNTIME_DIR"
-service=""
-finish() {
-  if [ -n "$service" ]; then kill -KILL "$service" 2>/dev/null || true; fi
-  rm -rf "$folder"
-}
-trap finish EXIT
-
-say() { printf '\n# %s\n' "$*"; }
-vram() {
-  printf '$ vram %s\n' "$*"
-  node dist/cli/bin.js "$@"
-}
 # What an engine would do: attach, and print what it got.
 attach() {
   printf '$ attach %s\n' "$*"
   python3 clients/python/vram_residency.py "$@"
-}
-expect() {
-  local code=0 wanted=$1
-  shift
-  "$@" || code=$?
-  if [ "$code" -ne "$wanted" ]; then
-    echo "expected exit code $wanted, found $code" >&2
-    exit 1
-  fi
-  echo "(exit $code)"
 }
 # layout FILE: names, types and shapes of its tensors.
 layout() { python3 clients/python/vram_residency.py model --json | python3 -c '
@@ -54,12 +28,9 @@ data[8 + length + begin : 8 + length + end] = bytes(end - begin)
 open(sys.argv[2], "wb").write(data)
 print(f"model.norm.weight of B: {end - begin} zero bytes at {8 + length + begin}")
 PY
-digest_a=$(node dist/cli/bin.js digest --json "$folder/a.safetensors" | python3 -c 'import json, sys; print(json.load(sys.stdin)["files"][0]["digest"])')
+digest_a=$(node dist/cli/bin.js digest --json "$folder/a.safetensors" | field files.0.digest)
 
-mkfifo "$folder/said"
-node dist/cli/bin.js serve --quiet >"$folder/said" &
-service=$!
-head -n 2 "$folder/said"
+serve
 
 say "A is sealed as \"model\"; an engine that expects A attaches to it"
 vram seal --name model --wait "$folder/a.safetensors"
@@ -70,13 +41,13 @@ say "somebody seals B under the same name: by its layout it is the same model"
 vram evict model
 vram seal --name model --wait "$folder/b.safetensors"
 layout_b=$(layout)
-if [ "$layout_a" = "$layout_b" ]; then echo "names, types and shapes are equal"; else echo "the layouts differ" >&2 && exit 1; fi
+if [ "$layout_a" = "$layout_b" ]; then echo "names, types and shapes are equal"; else fail "the layouts differ"; fi
 
 say "the engine that expects A is refused: it is handed nothing"
 expect 3 attach model --expect "$digest_a"
 
 say "who attached, and who was refused, is on record"
-kill -TERM "$service"
-wait "$service"
-service=""
+stop
 node dist/cli/bin.js audit tail -n 100 --json | grep -oE '"type":"(shard_exported|export_ended|request_refused)"' | sort | uniq -c
+
+verdict "equal by names, types and shapes, told apart by content: who expects A is not handed B"
