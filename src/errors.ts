@@ -125,7 +125,7 @@ export const ERROR_TABLE = {
   UNAUTHENTICATED: row("the service does not know the caller", "send a token: `vram token add` makes one"),
   FORBIDDEN: row(
     "the caller may not do this",
-    "sealing, evicting, resuming and reading the audit log take the scope `operate`",
+    "sealing, evicting, resuming, new signing keys and reading the audit log take the scope `operate`",
   ),
   REQUEST_REFUSED: row("the request is not one that the service answers", "the message says what is wrong with it"),
   SERVICE_BUSY: row("the service has too much to do already", "wait as long as `Retry-After` says, then try again", {

@@ -37,7 +37,9 @@ async function openHere(options: RemoteDeviceOptions, devices: Map<string, Local
   assert(options.backend === "emulated", "only an emulated device is tampered with");
   const { device, close } = await openProcessDevice(options, options.report);
   devices.set(device.info.uuid, device);
-  const more: Pick<RemoteDevice, "pid" | "ended" | "close"> = {
+  const more: Pick<RemoteDevice, "info" | "pid" | "ended" | "close"> = {
+    // Every process calls its one device the first.
+    info: { ...device.info, ordinal: options.ordinal ?? device.info.ordinal },
     pid: process.pid,
     ended: new Promise(() => undefined),
     close,

@@ -62,6 +62,8 @@ export type DurableBody =
       readonly name: string;
       readonly digest: string;
       readonly bytesCovered: number;
+      /** When the measurement began; statements name it, and are held against it. */
+      readonly measuredAtMs: number;
       readonly durationMs: number;
       readonly salt?: string;
       readonly saltedDigest?: string;

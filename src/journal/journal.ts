@@ -2,13 +2,15 @@
  * The one journal. A durable entry is appended with `append`, which resolves when every required reader has taken it,
  * and rejects with `AUDIT_UNAVAILABLE` when one cannot, or does not answer in time: the operation that appended it must
  * then fail. A transient entry is appended with `note`, which never fails. Best-effort readers can neither delay nor
- * fail anything. Correlation and worker id come from the scope an entry is appended in.
+ * fail anything; they are told in order, and of a durable entry only when it is decided: one that was refused for want of
+ * a record did not happen. Correlation and worker id come from the scope an entry is appended in.
  */
 import { type Clock, within } from "../clock.ts";
 import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { DurableBody, Entry, EntryBody, LogBody, TransientBody } from "./entry.ts";
 import { currentScope } from "./scope.ts";
+import { createTelling } from "./telling.ts";
 
 /** Somebody who reads the journal as it is written. */
 export interface JournalReader {
@@ -32,6 +34,11 @@ export interface Journal {
   attach(reader: JournalReader): () => void;
 }
 
+/** A required reader could not take an entry. */
+interface Refusal {
+  readonly reason: unknown;
+}
+
 /** What the reader said; the error around it says only that it could not be recorded. */
 function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return "unknown";
@@ -41,6 +48,7 @@ function reasonOf(error: unknown): string {
 /** A new, empty journal. Times come from `clock`; required readers have `waitMs` to take an entry. */
 export function createJournal(clock: Clock, waitMs: number = LIMITS.journalWaitMs): Journal {
   const readers = new Set<JournalReader>();
+  const telling = createTelling(readers);
   let seq = 0;
   let timeMs = 0;
 
@@ -65,30 +73,35 @@ export function createJournal(clock: Clock, waitMs: number = LIMITS.journalWaitM
     });
   };
 
-  const offer = (entry: Entry): Promise<void>[] => {
-    const waits: Promise<void>[] = [];
-    for (const reader of readers) {
-      const withdrawal = new AbortController();
-      const taken = (async () => reader.accept(entry, withdrawal.signal))();
-      if (reader.required && entry.durability === "durable") {
-        waits.push(within(waitMs, taken, () => withdrawal.abort()));
-      } else taken.catch(() => undefined);
-    }
-    return waits;
-  };
+  const requiredOnes = (): JournalReader[] => [...readers].filter(({ required }) => required);
 
   const note: Journal["note"] = (body) => {
-    void offer(stamp(body, "transient", false));
+    const entry = stamp(body, "transient", false);
+    const decide = telling.hold(entry);
+    for (const reader of requiredOnes()) (async () => reader.accept(entry))().catch(() => undefined);
+    decide("told");
+  };
+
+  /** What the first required reader said that could not take it; undefined if all have. */
+  const recordedBy = async (those: readonly JournalReader[], entry: Entry): Promise<Refusal | undefined> => {
+    const waits = those.map((reader) => {
+      const withdrawal = new AbortController();
+      const taken = (async () => reader.accept(entry, withdrawal.signal))();
+      return within(waitMs, taken, () => withdrawal.abort());
+    });
+    const failed = (await Promise.allSettled(waits)).find((outcome) => outcome.status === "rejected");
+    return failed === undefined ? undefined : { reason: failed.reason as unknown };
   };
 
   const record = async (body: DurableBody, gates: boolean): Promise<void> => {
-    const outcomes = await Promise.allSettled(offer(stamp(body, "durable", gates)));
-    const failed = outcomes.find((outcome) => outcome.status === "rejected");
-    if (failed !== undefined) {
-      throw new VramError("AUDIT_UNAVAILABLE", `the entry ${body.type} could not be recorded`, {
-        cause: failed.reason,
-      });
-    }
+    const entry = stamp(body, "durable", gates);
+    const decide = telling.hold(entry);
+    const those = requiredOnes();
+    // Where nobody is waited for, nothing is put off.
+    const failed = those.length === 0 ? undefined : await recordedBy(those, entry);
+    decide(failed === undefined || !gates ? "told" : "dropped");
+    if (failed === undefined) return;
+    throw new VramError("AUDIT_UNAVAILABLE", `the entry ${body.type} could not be recorded`, { cause: failed.reason });
   };
 
   return {

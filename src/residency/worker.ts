@@ -80,7 +80,7 @@ export async function openWorker(
   const broken = checkDevice(system.policy, device.info.facts);
   for (const violation of broken) {
     const { rule, expected, actual } = violation;
-    await system.journal.append({ type: "policy_violation", device: ref, rule, expected, actual });
+    await system.journal.appendAnyway({ type: "policy_violation", device: ref, rule, expected, actual });
   }
   if (broken.length > 0) throw policyError(broken);
   system.journal.note({ type: "device_opened", device: ref, name: device.info.name, backend, bytesTotal });

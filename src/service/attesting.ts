@@ -53,6 +53,10 @@ function requireAttesting({ attesting }: Parts): Attesting {
   });
 }
 
+/** A log that is kept as well as it goes has taken an entry and not written it. */
+const unwritten = (type: string): VramError =>
+  new VramError("AUDIT_UNAVAILABLE", `the entry ${type} could not be written to the audit log`);
+
 const unproven = (message: string, cause?: unknown): VramError =>
   new VramError("AUDIT_UNAVAILABLE", `the statement has no place in the audit log: ${message}`, {
     fix: "`vram audit verify` says what is wrong with the log",
@@ -63,7 +67,7 @@ const unproven = (message: string, cause?: unknown): VramError =>
 async function findLine(
   folder: string,
   place: LogPlace,
-  type: "seal_verified" | "statement_issued",
+  type: "seal_verified" | "statement_issued" | "key_rotated",
   isIt: (data: Readonly<Record<string, unknown>>) => boolean,
 ): Promise<number> {
   const follower = followLog(folder, place);
@@ -75,14 +79,34 @@ async function findLine(
     }
   }
   if (seq !== undefined) return seq;
-  throw unproven(`its entry ${type} could not be written`);
+  throw unwritten(type);
 }
 
-/** Whether a line tells of this measurement. */
+/** Says so where something was told of that a log with gaps then did not write: it was not handed out, or changed nothing. */
+async function requireWritten(
+  parts: Parts,
+  place: LogPlace,
+  type: "statement_issued" | "key_rotated",
+  isIt: (data: Readonly<Record<string, unknown>>) => boolean,
+): Promise<void> {
+  try {
+    await findLine(requireAttesting(parts).logFolder, place, type, isIt);
+  } catch (error) {
+    const message = "it did not come about, because it could not be written to the audit log";
+    parts.open.system.journal.note({ type: "entry_unrecorded", lost: type, message });
+    throw error;
+  }
+}
+
+/** Whether a line tells of this measurement: others may be made with the same nonce at the same time. */
 const isOf =
-  ({ record, salted }: VerificationReport) =>
-  ({ shardId, salt, saltedDigest }: Readonly<Record<string, unknown>>): boolean =>
-    shardId === record.shardId && salt === salted?.salt && saltedDigest === salted?.digest;
+  ({ record, salted, measuredAt, durationMs }: VerificationReport) =>
+  (data: Readonly<Record<string, unknown>>): boolean =>
+    data["shardId"] === record.shardId &&
+    data["salt"] === salted?.salt &&
+    data["saltedDigest"] === salted?.digest &&
+    data["measuredAtMs"] === Date.parse(measuredAt) &&
+    data["durationMs"] === durationMs;
 
 /** A C2SP tlog-proof of the line, under a log checkpoint made for it. */
 async function proveMeasured({ log, prover }: Attesting, seq: number): Promise<string> {
@@ -144,10 +168,15 @@ async function evidenceFor({ worker }: Shard, payload: Uint8Array): Promise<Evid
   return evidence === undefined ? undefined : encodeEvidence(evidence, nonce);
 }
 
-/** Where something was found to have changed, nothing is vouched for, whatever this shard is. */
-function requireRunning({ worker, seal }: Shard): void {
-  if (worker.stopped === undefined) return;
-  throw new VramError("WORKER_STOPPED", `no statement is made about ${seal.name}: ${worker.stopped}`);
+/** Where something was found to have changed, nothing is vouched for, whatever this shard is; nor for what is gone. */
+function requireResident({ worker, seal, state }: Shard): void {
+  if (worker.stopped !== undefined) {
+    throw new VramError("WORKER_STOPPED", `no statement is made about ${seal.name}: ${worker.stopped}`);
+  }
+  if (state === "sealed") return;
+  throw new VramError("SHARD_NOT_RESIDENT", `no statement is made about ${seal.name}, which is ${state}`, {
+    details: { shardId: seal.shardId, state },
+  });
 }
 
 /** Makes a statement. Handed out only when it is on record; fails as a verification does, and without an audit log. */
@@ -160,12 +189,11 @@ export async function attest(
   parts.requireAccepting();
   const attesting = requireAttesting(parts);
   const shard = shardOf(parts, request.shard);
-  requireRunning(shard);
+  requireResident(shard);
   const nonce = request.nonce?.toLowerCase() ?? toHex(randomBytes(NONCE_BYTES));
   const nonceFrom = request.nonce === undefined ? "service" : "caller";
   const place = await findTail(attesting.logFolder, 0);
   const report = await parts.vram.verify(shard.seal.shardId, { salt: nonce, signal });
-  requireRunning(shard);
   const verifiedSeq = await findLine(attesting.logFolder, place, "seal_verified", isOf(report));
   const proof = await proveMeasured(attesting, verifiedSeq);
   // A measurement is not interrupted. What nobody waits for is not signed.
@@ -177,11 +205,13 @@ export async function attest(
   const evidence = await evidenceFor(shard, payload);
   const { statementId } = statement.predicate;
   const { shardId, name, digest } = shard.seal;
+  // Not awaited from here to the entry: what happens to the shard later is on record later.
+  requireResident(shard);
   await parts.open.system.journal.append({
     ...{ type: "statement_issued", device: shard.device, statementId, shardId, name, digest, nonce },
     ...{ statementDigest: toHex(sha256(payload)), keyId: signer.keyId, verifiedSeq, caller: caller.name },
   });
-  await findLine(attesting.logFolder, place, "statement_issued", (data) => data["statementId"] === statementId);
+  await requireWritten(parts, place, "statement_issued", (data) => data["statementId"] === statementId);
   return { statementId, record: recordOf(shard), envelope, ...(evidence === undefined ? {} : { evidence }) };
 }
 
@@ -202,5 +232,10 @@ export function showKeys(parts: Parts): StatementKeysReply {
 export async function rotateKey(parts: Parts, reason: string): Promise<StatementKeysReply> {
   parts.requireAccepting();
   const attesting = requireAttesting(parts);
-  return keysReply(attesting, await attesting.keys.rotate(reason));
+  const signer = await attesting.keys.rotate(reason, async (tell, keyId) => {
+    const place = await findTail(attesting.logFolder, 0);
+    await tell();
+    await requireWritten(parts, place, "key_rotated", (data) => data["to"] === keyId);
+  });
+  return keysReply(attesting, signer);
 }

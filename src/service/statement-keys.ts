@@ -14,15 +14,21 @@ import {
   type StatementSigner,
 } from "../attest/keys.ts";
 import { Mutex } from "../dispose.ts";
-import { systemReason, VramError } from "../errors.ts";
-import { createFile, readPrivate, replaceFile, syncFolder } from "../files.ts";
+import { systemReason, toVramError, VramError } from "../errors.ts";
+import { createFile, discard, readPrivate, replaceFile, syncFolder } from "../files.ts";
 import type { Journal } from "../journal/journal.ts";
+
+/** Runs `tell`, and throws unless the change to the key of this id is on record afterwards. */
+export type Recorder = (tell: () => Promise<void>, keyId: string) => Promise<void>;
 
 export interface StatementKeys {
   /** The key of now. */
   readonly signer: StatementSigner;
-  /** Makes a key and signs with it from then on. Nothing changes if it cannot be put on record, where that is required. */
-  rotate(reason: string): Promise<StatementSigner>;
+  /**
+   * Makes a key and signs with it from then on. Nothing changes if it cannot be put on record; `record` has it told and
+   * throws unless it then finds the key of this id there.
+   */
+  rotate(reason: string, record: Recorder): Promise<StatementSigner>;
   /** Tells of a change that the process before this one did not finish. */
   record(): Promise<void>;
 }
@@ -61,6 +67,8 @@ class OpenStatementKeys implements StatementKeys {
   readonly #turn = new Mutex();
   /** The key that was signed with before, if an earlier process put another on record and did not finish. */
   #unfinished: StatementSigner | undefined;
+  /** Whether the key of now still lies beside its place: nothing may be written there before it was moved. */
+  #isAside = false;
   signer: StatementSigner;
 
   constructor(stateDir: string, journal: Journal, signer: StatementSigner, unfinished: StatementSigner | undefined) {
@@ -70,29 +78,52 @@ class OpenStatementKeys implements StatementKeys {
     this.#unfinished = unfinished;
   }
 
-  rotate(reason: string): Promise<StatementSigner> {
+  rotate(reason: string, record: Recorder): Promise<StatementSigner> {
     return this.#turn.run(async () => {
+      await this.#settle();
       const next = createStatementSigner();
       const path = join(this.#stateDir, NEXT_KEY_FILE);
       await store(next, path, (pem) => replaceFile(path, pem));
       try {
-        await this.#tell(this.signer, next, reason);
+        await record(() => this.#tell(this.signer, next, reason), next.keyId);
       } catch (error) {
         // It may have been written all the same: then the log tells of a key that never signs anything.
-        await promises.rm(path, { force: true });
+        await discard(path);
         throw error;
       }
       // On record it is the key of now, and the next start finds it whether or not this succeeds.
       this.signer = next;
-      await finish(this.#stateDir);
+      this.#isAside = true;
+      await this.#settle().catch((error: unknown) => {
+        const message = toVramError(error).message;
+        this.#journal.note({ type: "entry_unrecorded", lost: "the new key's place in the state directory", message });
+      });
       return next;
     });
+  }
+
+  /** Moves the key of now to its place, if it is not there. `STATE_INVALID` if it cannot be moved. */
+  async #settle(): Promise<void> {
+    if (!this.#isAside) return;
+    const path = join(this.#stateDir, STATEMENT_KEY_FILE);
+    try {
+      await promises.rename(join(this.#stateDir, NEXT_KEY_FILE), path);
+      await syncFolder(this.#stateDir);
+    } catch (cause) {
+      const reason = systemReason(cause);
+      throw new VramError("STATE_INVALID", `${path}: cannot be replaced${reason === undefined ? "" : `: ${reason}`}`, {
+        cause,
+        fix: "mend the state directory; until then the key in force lies beside it, and the next start finds it there",
+      });
+    }
+    this.#isAside = false;
   }
 
   async record(): Promise<void> {
     if (this.#unfinished === undefined) return;
     await this.#tell(this.#unfinished, this.signer, UNFINISHED);
-    await finish(this.#stateDir);
+    this.#isAside = true;
+    await this.#settle();
     this.#unfinished = undefined;
   }
 
@@ -100,12 +131,6 @@ class OpenStatementKeys implements StatementKeys {
     const keys = { from: from.keyId, to: to.keyId, publicKey: to.publicPem };
     return this.#journal.append({ type: "key_rotated", purpose: "statement", ...keys, reason });
   }
-}
-
-/** The new key takes the place of the old one. */
-async function finish(stateDir: string): Promise<void> {
-  await promises.rename(join(stateDir, NEXT_KEY_FILE), join(stateDir, STATEMENT_KEY_FILE));
-  await syncFolder(stateDir);
 }
 
 /** The keys of a state, made at the first start. `STATE_INVALID` if what is there is no key. */

@@ -48,7 +48,8 @@ export function measuredReport(
   info: DeviceInfo,
   measured: Measurement,
   salted: VerificationReport["salted"],
-  ageMs: number,
+  // Of this measurement: the shard's own is already the next one's, if there was one meanwhile.
+  { ageMs, wallMs }: { readonly ageMs: number; readonly wallMs: number },
 ): VerificationReport {
   const seconds = measured.durationMs / 1000;
   return {
@@ -58,7 +59,7 @@ export function measuredReport(
     digest: toHex(measured.digest),
     basis: "measured",
     ageMs,
-    measuredAt: new Date(shard.lastMeasured.wallMs).toISOString(),
+    measuredAt: new Date(wallMs).toISOString(),
     bytesCovered: measured.bytesCovered,
     durationMs: measured.durationMs,
     bytesPerSecond: seconds > 0 ? Math.round(measured.bytesCovered / seconds) : 0,

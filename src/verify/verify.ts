@@ -184,10 +184,12 @@ async function pass(
     name,
     digest,
     bytesCovered: measured.bytesCovered,
+    measuredAtMs: begun.wallMs,
     durationMs: measured.durationMs,
     ...(salted === undefined ? {} : { salt: salted.salt, saltedDigest: salted.digest }),
   });
-  return measuredReport(shard, worker.device.info, measured, salted, system.clock.monotonicMs() - begun.monotonicMs);
+  const ageMs = system.clock.monotonicMs() - begun.monotonicMs;
+  return measuredReport(shard, worker.device.info, measured, salted, { ageMs, wallMs: begun.wallMs });
 }
 
 /** A shard that can no longer be believed: marked first, its worker stopped, then put on record. */

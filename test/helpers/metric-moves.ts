@@ -173,7 +173,7 @@ export const EXAMPLES: Examples = {
   set_sealed: [{ type: "set_sealed", name: "m", totalShards: 2, mac: DIGEST }, { sets_sealed_total: 1 }],
   seal_refused: [{ type: "seal_refused", device, shardId: "shard-1", ...REASON }, { seal_refusals_total: 1 }],
   seal_verified: [
-    { type: "seal_verified", device, ...NAME, digest: DIGEST, bytesCovered: 7, ...HALF },
+    { type: "seal_verified", device, ...NAME, digest: DIGEST, bytesCovered: 7, measuredAtMs: 1, ...HALF },
     {
       [`verifications_total{${on},result="ok",reason="none"}`]: 1,
       'measured_bytes_total{during="verify"}': 7,

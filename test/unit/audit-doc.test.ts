@@ -32,7 +32,10 @@ const MEMBERS: Members = {
   vram_deallocated: { device, name: true, shardId: true, byteLength: true, because: true, zeroed: true, reason: true },
   vram_sealed: { ...SHARD, byteLength: true, digest: true, comparedWith: true, sequence: true },
   set_sealed: { name: true, totalShards: true, mac: true },
-  seal_verified: { ...SHARD, digest: true, bytesCovered: true, durationMs: true, salt: true, saltedDigest: true },
+  seal_verified: {
+    ...{ ...SHARD, digest: true, bytesCovered: true, measuredAtMs: true, durationMs: true },
+    ...{ salt: true, saltedDigest: true },
+  },
   seal_verification_failed: {
     ...{ ...SHARD, failure: true, message: true },
     ...{ ranges: true, rangesTotal: true, tensors: true, tensorsTotal: true },

@@ -32,7 +32,36 @@ describe("a required reader", () => {
     const error: unknown = await journal.append(STOPPED).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(VramError);
     expect(error).toMatchObject({ code: "AUDIT_UNAVAILABLE", cause: { message: "no answer within 2 ms" } });
-    expect(heard.map(({ type, gates }) => [type, gates])).toEqual([["worker_stopped", true]]);
+    expect(heard, "what was refused did not happen, and nobody tells of it").toEqual([]);
+  });
+
+  it("[VR-NAR-01] decides what is told: in order, and not before it is on record", async () => {
+    const answers: ((taken: boolean) => void)[] = [];
+    const slow: JournalReader = {
+      required: true,
+      accept: ({ durability }) =>
+        durability === "transient"
+          ? undefined
+          : new Promise((resolve, reject) => {
+              answers.push((taken) => (taken ? resolve() : reject(new Error("full"))));
+            }),
+    };
+    const { journal, heard } = openJournal(60_000, slow);
+    const settled = [journal.append(STOPPED), journal.append(SET), journal.appendAnyway(STOPPED)].map(codeOf);
+    journal.note({ type: "heartbeat" });
+    expect(heard).toEqual([]);
+    answers[1]?.(true);
+    answers[2]?.(false);
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(heard, "what is behind an entry that is not decided waits with it").toEqual([]);
+    answers[0]?.(false);
+    expect(await Promise.all(settled)).toEqual(["AUDIT_UNAVAILABLE", "no error: undefined", "no error: undefined"]);
+    expect(heard.map(({ seq, type }) => [seq, type])).toEqual([
+      [2, "set_sealed"],
+      [3, "worker_stopped"],
+      [4, "heartbeat"],
+      [5, "entry_unrecorded"],
+    ]);
   });
 
   it("that never answers lets appendAnyway go on, which notes what was lost", async () => {
@@ -72,7 +101,6 @@ describe("a required reader", () => {
     await journal.append(STOPPED);
     expect(heard.map(({ seq, type }) => [seq, type])).toEqual([
       [1, "heartbeat"],
-      [2, "worker_stopped"],
       [3, "worker_stopped"],
     ]);
   });
