@@ -139,10 +139,13 @@ export function formatBytes(byteLength: number): string {
   return unit === 0 ? `${value} B` : `${value.toFixed(1)} ${UNITS[unit] ?? ""}`;
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-const CONTROL = /[\u0000-\u001f\u007f-\u009f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu;
+/** Controls, what is there and cannot be seen (bidirectional marks, zero widths, tags), and separators of lines. */
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
 
-/** Text safe to print: control and bidirectional characters become `\u{…}`. */
+/** A character by its number, as `printable` shows it. */
+export const escaped = (char: string): string => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`;
+
+/** Text safe to print: characters that steer a terminal, turn text around or cannot be seen become `\u{…}`. */
 export function printable(text: string): string {
-  return text.replace(CONTROL, (char) => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`);
+  return text.replace(UNSEEN, escaped);
 }

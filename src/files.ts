@@ -12,14 +12,65 @@ export function isSystemError(error: unknown, code: string): boolean {
   return systemName(error) === code;
 }
 
-/** Writes a new file and waits until it is on disk; its name must be new, and is not synced yet. */
-export async function writeSynced(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
-  const file = await promises.open(path, "wx", mode);
+async function fill(file: promises.FileHandle, content: string | Uint8Array): Promise<void> {
   try {
     await file.writeFile(content);
     await file.sync();
   } finally {
     await file.close();
+  }
+}
+
+/** Writes a new file and waits until it is on disk; its name must be new, and is not synced yet. */
+export async function writeSynced(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
+  await fill(await promises.open(path, "wx", mode), content);
+}
+
+/** Writes new files that others may read, too: all of them, each as a whole, or none. */
+export async function writeNew(files: readonly (readonly [path: string, content: string])[]): Promise<void> {
+  const made: string[] = [];
+  try {
+    for (const [path, content] of files) {
+      const file = await promises.open(path, "wx");
+      made.push(path);
+      await fill(file, content);
+    }
+  } catch (error) {
+    for (const path of made) await promises.rm(path, { force: true }).catch(() => undefined);
+    throw error;
+  }
+}
+
+/** Finds out whether these files could be written: each is made, empty, and removed again. */
+export async function tryNew(paths: readonly string[]): Promise<void> {
+  await writeNew(paths.map((path) => [path, ""]));
+  for (const path of paths) await promises.rm(path);
+}
+
+/** Makes one folder; false if it was there. */
+async function makeOne(path: string, mode: number): Promise<boolean> {
+  try {
+    await promises.mkdir(path, { mode });
+    return true;
+  } catch (error) {
+    if (isSystemError(error, "EEXIST") && (await promises.stat(path)).isDirectory()) return false;
+    throw error;
+  }
+}
+
+/**
+ * Makes a folder, and those above it that are missing; returns the topmost that was made. Node's `recursive` never ends
+ * where a folder is there and answers ENOENT to whoever makes one in it: /proc does.
+ */
+export async function makeFolder(path: string, mode = 0o777): Promise<string | undefined> {
+  try {
+    return (await makeOne(path, mode)) ? path : undefined;
+  } catch (error) {
+    const above = dirname(path);
+    if (!isSystemError(error, "ENOENT") || above === path) throw error;
+    const made = await makeFolder(above, mode);
+    await makeOne(path, mode);
+    return made ?? path;
   }
 }
 
@@ -35,8 +86,8 @@ export async function syncFolder(folder: string): Promise<void> {
 
 const temporaryName = (path: string): string => `${path}.${randomUUID()}.tmp`;
 
-/** Removes a temporary file, which may hold a key: overwritten, unless another name has the same content already. */
-async function discard(path: string): Promise<void> {
+/** Removes a file that may hold a key: overwritten, unless another name has the same content already. */
+export async function discard(path: string): Promise<void> {
   const file = await promises.open(path, constants.O_WRONLY | constants.O_NOFOLLOW).catch(() => undefined);
   try {
     const stats = await file?.stat();

@@ -5,17 +5,18 @@
  */
 import type { KeyObject } from "node:crypto";
 import { type NoteKey, parseVkey } from "../audit/note.ts";
-import { canonicalJson, constantTimeEqual, fromHex, toHex } from "../bytes.ts";
+import { constantTimeEqual, fromHex, toHex } from "../bytes.ts";
 import type { Backend } from "../cuda/driver.ts";
 import { VramError } from "../errors.ts";
-import { DIGEST_ALGORITHM, type NamedDigest, parseDigest, sha256 } from "../hash/descriptor.ts";
+import { DIGEST_ALGORITHM, type NamedDigest, parseDigest } from "../hash/descriptor.ts";
 import { LIMITS } from "../limits.ts";
+import { contradictionIn } from "./contradiction.ts";
 import { checkEnvelope, openEnvelope } from "./envelope.ts";
 import { checkEvidence } from "./evidence.ts";
 import { type Finding, findingsOf } from "./findings.ts";
 import { keyIdOf, parsePublicKey } from "./keys.ts";
 import { checkLogged, type LogFault } from "./logged.ts";
-import { NONCE_BYTES_MIN, PREDICATE_TYPES, parseStatement, type Statement } from "./statement.ts";
+import { NONCE_BYTES_MIN, type Predicate, parseStatement, type Statement, said } from "./statement.ts";
 
 /** A part of a file; both in bytes. */
 export interface FilePart {
@@ -23,14 +24,27 @@ export interface FilePart {
   readonly byteLength: number;
 }
 
-/** The digest of a part of a file, and how large the file is. */
+/** Digests of a part of a file, and how large the file is. */
 export interface PartDigest {
   readonly digest: Uint8Array;
+  /** If it was asked for. */
+  readonly sha256?: Uint8Array;
   readonly fileBytes: number;
 }
 
 /** The checker's own copy of the model: digests of a part of it. Undefined where the file has no such part. */
-export type DigestModel = (part: FilePart, what: { readonly salt?: Uint8Array }) => Promise<PartDigest | undefined>;
+export type DigestModel = (
+  part: FilePart,
+  what: { readonly salt?: Uint8Array; readonly sha256?: boolean },
+) => Promise<PartDigest | undefined>;
+
+/** Which member of a set: `{ index: 1, total: 4 }` is the first of four. */
+export interface SetPart {
+  /** From 1. */
+  readonly index: number;
+  /** How many members the set has. */
+  readonly total: number;
+}
 
 /** What a statement is held against. One of `digest` and `model` there must be. */
 export interface StatementTerms {
@@ -38,7 +52,11 @@ export interface StatementTerms {
   readonly publicKey: string;
   /** What the weights are: `fsverity:HEX`, `sha256:HEX` or 64 hex digits, which are fs-verity. */
   readonly digest?: string;
+  /** All of it has to be what was measured, unless `part` names a part. */
   readonly model?: DigestModel;
+  /** Which member of a set it has to be about; only this part of `model` is digested. */
+  readonly part?: SetPart;
+  /** UUID of the device that the signer has to name; any, if absent. */
   readonly deviceUuid?: string;
   /** Of the checker's choice, hex: 16 to 32 bytes. */
   readonly nonce?: string;
@@ -62,6 +80,7 @@ export type StatementFault =
   | "inconsistent"
   | "backend"
   | "digest"
+  | "part"
   | "nonce"
   | "salted-digest"
   | "device"
@@ -70,12 +89,17 @@ export type StatementFault =
   | "evidence"
   | LogFault;
 
+/** A statement that is not accepted, and why. Nothing in it is to be relied on. */
 export interface RefusedStatement {
+  /** Always false: tells it from one that was accepted. */
   readonly ok: false;
+  /** What was wrong first; the order of the checks is fixed. */
   readonly fault: StatementFault;
+  /** For people: what was expected and what was found. */
   readonly message: string;
 }
 
+/** What `checkStatement` found: the statement with what it shows, or the first fault. */
 export type CheckedStatement =
   | { readonly ok: true; readonly statement: Statement; readonly findings: readonly Finding[] }
   | RefusedStatement;
@@ -93,12 +117,15 @@ const refused = (fault: StatementFault, message: string): RefusedStatement => ({
 const invalid = (argument: string, message: string, fix: string): VramError =>
   new VramError("INVALID_ARGUMENT", message, { fix, details: { argument } });
 
-function readTerms({ publicKey, digest, model, nonce, logKey }: StatementTerms): Held {
+function readTerms({ publicKey, digest, model, part, nonce, logKey }: StatementTerms): Held {
   if (digest === undefined && model === undefined) {
     throw invalid("digest", "a statement is checked against what the weights should be", "give a digest or the file");
   }
   if (nonce !== undefined && !/^(?:[0-9a-fA-F]{2}){16,32}$/.test(nonce)) {
     throw invalid("nonce", `a nonce is ${NONCE_BYTES_MIN} to 32 bytes of hex`, "give the one that you asked with");
+  }
+  if (part !== undefined && !(part.index >= 1 && part.index <= part.total)) {
+    throw invalid("part", "a part is one of its set, from 1", "give it as its name has it: 1 of 4");
   }
   return {
     publicKey: parsePublicKey(publicKey),
@@ -108,32 +135,17 @@ function readTerms({ publicKey, digest, model, nonce, logKey }: StatementTerms):
   };
 }
 
-/** Where the bytes of a device are read. */
-const READ_FROM: Readonly<Record<Backend, readonly string[]>> = {
-  cuda: ["vram", "l2-possible"],
-  "cuda-substituted": ["substituted"],
-  emulated: ["emulated"],
-};
-
-/** What a statement says twice must be the same, and fit the kind it claims to be. */
-function contradiction({ subject: [{ digest }], predicateType, predicate }: Statement): string | undefined {
-  const { backend, device, measurement, shard, policy, policyDigest } = predicate;
-  if (PREDICATE_TYPES[backend] !== predicateType) return "its predicate type is that of another backend";
-  if (device.uuid.startsWith("EMU-") !== (backend === "emulated")) return "its device is none of its backend";
-  if (!READ_FROM[backend].includes(measurement.readFrom)) return "its backend does not read from where it says";
-  if ((predicate.software.kernel === undefined) !== (backend === "emulated"))
-    return "its kernel is none of its backend";
-  if (digest[DIGEST_ALGORITHM] !== measurement.digest) return "its subject is not what was measured";
-  if (measurement.bytesCovered !== shard.byteLength) return "the measurement did not cover the shard";
-  if (shard.shardIndex >= shard.totalShards) return "its shard is none of its set";
-  if (toHex(sha256(Buffer.from(canonicalJson(policy)))) !== policyDigest) return "its policy has another digest";
-  return undefined;
+/** Which part of a file a shard is, and how to ask for it. */
+function ofFile({ sourceOffset, byteLength, shardIndex, totalShards }: Predicate["shard"], fileBytes: number): string {
+  const range = `bytes ${sourceOffset} to ${sourceOffset + byteLength} of the ${fileBytes} of the file`;
+  if (totalShards === 1) return `${range}, and not about all of them`;
+  return `${range}; if that part is what you expect, ask for it: --part ${shardIndex + 1}/${totalShards}`;
 }
 
 /** Whether it is about the content that the checker expects, by digest and by file. */
 async function contentFault(
   { subject: [{ digest }], predicate: { shard, measurement } }: Statement,
-  { model }: StatementTerms,
+  { model, part }: StatementTerms,
   { digest: expected, nonce }: Held,
 ): Promise<RefusedStatement | undefined> {
   if (expected !== undefined) {
@@ -144,15 +156,20 @@ async function contentFault(
     }
   }
   if (model === undefined) return undefined;
-  const part = { offset: shard.sourceOffset, byteLength: shard.byteLength };
-  const own = await model(part, {});
-  // What is one shard is all of a file: its beginning alone is another model.
-  const isWhole = shard.totalShards > 1 || own?.fileBytes === shard.byteLength;
-  if (own === undefined || !isWhole || toHex(own.digest) !== measurement.digest) {
+  const range = { offset: shard.sourceOffset, byteLength: shard.byteLength };
+  const own = await model(range, { sha256: expected?.kind === "sha256" });
+  if (own === undefined || toHex(own.digest) !== measurement.digest) {
     return refused("digest", `it is about fsverity:${measurement.digest}, and that is not the file`);
   }
+  // A part that nobody asked for is another model: the rest of the file could be anything.
+  if (own.fileBytes !== range.byteLength && (part === undefined || part.total === 1)) {
+    return refused("part", `it is about ${ofFile(shard, own.fileBytes)}`);
+  }
+  if (own.sha256 !== undefined && expected !== undefined && !constantTimeEqual(own.sha256, expected.bytes)) {
+    return refused("digest", `it is about the file, and the SHA-256 of that is ${toHex(own.sha256)}`);
+  }
   if (nonce === undefined) return undefined;
-  const salted = await model(part, { salt: fromHex(nonce, nonce.length / 2, "nonce") });
+  const salted = await model(range, { salt: fromHex(nonce, nonce.length / 2, "nonce") });
   if (salted !== undefined && toHex(salted.digest) === measurement.saltedDigest) return undefined;
   return refused("salted-digest", "its answer to the nonce is not what the file gives");
 }
@@ -161,17 +178,23 @@ const isLater = (time: string, thanMs: number): boolean => Date.parse(time) > th
 
 /** Whether it is about the device, the moment and the question of the checker. */
 function contextFault({ predicate }: Statement, terms: StatementTerms, held: Held): RefusedStatement | undefined {
-  const { measurement, device } = predicate;
-  const { deviceUuid, maxAgeMs, nowMs } = terms;
+  const { measurement, device, shard, issuedAt } = predicate;
+  const { deviceUuid, maxAgeMs, nowMs, part } = terms;
   if (held.nonce !== undefined && measurement.nonce !== held.nonce) {
     return refused("nonce", "it answers another nonce: it was issued for somebody else, or before");
   }
-  if (deviceUuid !== undefined && device.uuid !== deviceUuid) {
-    return refused("device", `it is about the device ${device.uuid}`);
+  if (held.nonce !== undefined && measurement.nonceFrom !== "caller") {
+    return refused("nonce", "its nonce is one that the service chose: it could have been chosen, and answered, before");
   }
-  const latestMs = nowMs + LIMITS.statementSkewMs;
-  if (isLater(measurement.measuredAt, latestMs) || isLater(predicate.issuedAt, latestMs)) {
-    return refused("future", `it was measured at ${measurement.measuredAt}, which is still to come here`);
+  if (part !== undefined && (part.index !== shard.shardIndex + 1 || part.total !== shard.totalShards)) {
+    return refused("part", `it is about part ${shard.shardIndex + 1} of ${shard.totalShards}`);
+  }
+  if (deviceUuid !== undefined && device.uuid !== deviceUuid) {
+    return refused("device", `it is about the device ${said(device.uuid)}`);
+  }
+  // Everything else in it was before that, or it contradicts itself.
+  if (isLater(issuedAt, nowMs + LIMITS.statementSkewMs)) {
+    return refused("future", `it was issued at ${issuedAt}, which is still to come here`);
   }
   if (maxAgeMs !== undefined && !isLater(measurement.measuredAt, nowMs - maxAgeMs - 1)) {
     return refused("stale", `it was measured at ${measurement.measuredAt}, longer ago than ${maxAgeMs} ms`);
@@ -199,14 +222,14 @@ export async function checkStatement(bytes: Uint8Array, terms: StatementTerms): 
   }
   const statement = parseStatement(envelope.payload);
   if ("fault" in statement) return refused("statement", `its key signed what is no statement: ${statement.fault}`);
-  const contradicted = contradiction(statement);
+  const contradicted = contradictionIn(statement);
   if (contradicted !== undefined) return refused("inconsistent", `it contradicts itself: ${contradicted}`);
   const fault =
     backendFault(statement, terms) ??
     contextFault(statement, terms, held) ??
     (await contentFault(statement, terms, held));
   if (fault !== undefined) return fault;
-  const logged = checkLogged(statement.predicate, held.logKey);
+  const logged = checkLogged(statement, held.logKey);
   if (!logged.ok) return logged;
   const evidence = terms.evidence === undefined ? undefined : checkEvidence(terms.evidence, envelope.payload);
   if (evidence?.ok === false) return refused("evidence", evidence.message);

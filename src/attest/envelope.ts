@@ -14,11 +14,16 @@ export const PAYLOAD_TYPE = "application/vnd.in-toto+json";
 
 /** As it is written down. `sig` and `payload` are base64 (standard, padded). */
 export const envelopeSchema = z.strictObject({
+  /** The in-toto statement, RFC 8785 JSON, in base64. */
   payload: z.string().min(1).meta({ description: "base64 of the in-toto statement, which is RFC 8785 JSON" }),
+  /** Of in-toto, and of nothing else. */
   payloadType: z.literal(PAYLOAD_TYPE),
+  /** Exactly one. */
   signatures: z.tuple([
     z.strictObject({
+      /** SHA-256 of the SPKI of the key that signed, 64 hex digits. */
       keyid: z.string().regex(/^[0-9a-f]{64}$/),
+      /** ECDSA over P-256 and SHA-256 of the pre-authentication encoding: DER, in base64. */
       sig: z.string().min(1).meta({ description: "base64 of an ECDSA signature in DER" }),
     }),
   ]),
@@ -62,19 +67,22 @@ function isOneReading(text: string, value: unknown): boolean {
   return tight === JSON.stringify(value);
 }
 
-/** Reads an envelope; undefined if it is none, or more than one thing. */
-export function openEnvelope(bytes: Uint8Array): OpenedEnvelope | undefined {
+/** What the JSON of a small file says; undefined if it is none, is too long, or could be read in two ways. */
+export function parseOneReading(bytes: Uint8Array): unknown {
   if (bytes.byteLength > LIMITS.statementBytes) return undefined;
-  let text: string;
-  let value: unknown;
   try {
-    text = decoder.decode(bytes);
-    value = JSON.parse(text);
+    const text = decoder.decode(bytes);
+    const value: unknown = JSON.parse(text);
+    return isOneReading(text, value) ? value : undefined;
   } catch {
     return undefined;
   }
-  const parsed = envelopeSchema.safeParse(value);
-  if (!parsed.success || !isOneReading(text, value)) return undefined;
+}
+
+/** Reads an envelope; undefined if it is none, or more than one thing. */
+export function openEnvelope(bytes: Uint8Array): OpenedEnvelope | undefined {
+  const parsed = envelopeSchema.safeParse(parseOneReading(bytes));
+  if (!parsed.success) return undefined;
   const [{ keyid, sig }] = parsed.data.signatures;
   const payload = fromBase64(parsed.data.payload);
   const signature = fromBase64(sig);

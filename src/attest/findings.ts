@@ -1,13 +1,15 @@
 /** What a statement shows, in plain words: put together from what was verified. What it does not show is said as well. */
-import type { Statement } from "./statement.ts";
+import { type Statement, said } from "./statement.ts";
 
 /** One thing that a reader could want to rely on. */
 export interface Finding {
+  /** What it is about; every accepted statement has one finding of each. */
   readonly property:
     | "signature"
     | "content"
     | "possession"
     | "freshness"
+    | "age"
     | "device"
     | "location"
     | "exposure"
@@ -15,6 +17,7 @@ export interface Finding {
     | "hardware";
   /** Whether it was verified here. What is not rests on the signer's word, or on nothing. */
   readonly shown: boolean;
+  /** One line in plain words, without anything that the signer could have forged a line of. */
   readonly words: string;
 }
 
@@ -24,27 +27,27 @@ export interface Shown {
   readonly terms: {
     readonly digest?: string;
     readonly model?: unknown;
+    readonly part?: unknown;
     readonly deviceUuid?: string;
     readonly nonce?: string;
-    readonly maxAgeMs?: number;
     readonly nowMs: number;
   };
   readonly logged: { readonly seq: number; readonly entries: number; readonly origin: string };
   readonly hasLogKey: boolean;
-  /** Bytes of a report that is bound to the statement. */
+  /** Bytes of a report that has the statement's hash as its nonce. */
   readonly evidence: number | undefined;
 }
 
 const finding = (property: Finding["property"], shown: boolean, words: string): Finding => ({ property, shown, words });
 
-function content({ predicate: { measurement, shard } }: Statement, { terms: { digest, model } }: Shown): Finding {
+function content({ predicate: { measurement, shard } }: Statement, { terms: { digest, model, part } }: Shown): Finding {
   const what = `fsverity:${measurement.digest}`;
   if (model !== undefined) {
     const { sourceOffset, byteLength, shardIndex, totalShards } = shard;
-    const end = sourceOffset + byteLength;
-    const part =
-      totalShards === 1 ? "the bytes" : `bytes ${sourceOffset} to ${end} (shard ${shardIndex + 1} of ${totalShards})`;
-    return finding("content", true, `about ${part} of your file: ${what}`);
+    const range = `bytes ${sourceOffset} to ${sourceOffset + byteLength} of your file`;
+    const name = `the signer calls them part ${shardIndex + 1} of ${totalShards}`;
+    const about = part === undefined ? "the bytes of your file" : `${range} (${name})`;
+    return finding("content", true, `about ${about}: ${what}`);
   }
   if (digest?.startsWith("sha256:") !== true) return finding("content", true, `about the digest you expect: ${what}`);
   return finding(
@@ -63,18 +66,23 @@ function possession({ terms: { model, nonce } }: Shown): Finding {
   return finding("possession", false, `that anybody had these bytes at hand is the signer's word: ${missing}`);
 }
 
-function freshness({ predicate: { measurement } }: Statement, { terms: { nonce, maxAgeMs, nowMs } }: Shown): Finding {
-  const seconds = Math.max(0, Math.round((nowMs - Date.parse(measurement.measuredAt)) / 1000));
-  const clocks = `measured ${seconds} s ago, by its clock and yours`;
-  if (nonce !== undefined) return finding("freshness", true, `issued after your nonce; ${clocks}`);
-  if (maxAgeMs !== undefined) {
-    return finding(
-      "freshness",
-      false,
-      `${clocks}; without a nonce of yours the signer could have dated it as it liked`,
-    );
-  }
-  return finding("freshness", false, `freshness not shown: it says ${measurement.measuredAt}`);
+function freshness({ terms: { nonce } }: Shown): Finding {
+  if (nonce !== undefined) return finding("freshness", true, "issued after your nonce");
+  return finding(
+    "freshness",
+    false,
+    "freshness not shown: you sent no nonce, and it could be dated as its signer liked",
+  );
+}
+
+function age({ predicate: { measurement } }: Statement, { terms, hasLogKey }: Shown): Finding {
+  const seconds = Math.max(0, Math.round((terms.nowMs - Date.parse(measurement.measuredAt)) / 1000));
+  const whose = hasLogKey ? "as its log has it" : "on the signer's word";
+  return finding(
+    "age",
+    false,
+    `measured at ${measurement.measuredAt}, ${seconds} s ago: by the signer's clock, ${whose}`,
+  );
 }
 
 function exposure({ predicate: { exports, measurement } }: Statement): Finding {
@@ -90,17 +98,20 @@ function exposure({ predicate: { exports, measurement } }: Statement): Finding {
 export function findingsOf(statement: Statement, shown: Shown): readonly Finding[] {
   const { keyId, terms, logged, hasLogKey, evidence } = shown;
   const { device, backend } = statement.predicate;
-  const where = `${device.name} (${device.uuid})`;
+  const where = `${said(device.name)} (${said(device.uuid)})`;
   const place =
     backend === "cuda"
       ? "that they lay in VRAM, on this GPU, is the signer's word"
       : `nothing here is about a GPU: the backend is ${backend}`;
-  const line = `line ${logged.seq} of the log ${logged.origin}, signed over ${logged.entries}`;
+  // With its key the log is one that the reader named.
+  const origin = hasLogKey ? logged.origin : said(logged.origin);
+  const line = `line ${logged.seq} of the log ${origin}, signed over ${logged.entries}`;
   return [
     finding("signature", true, `signed by this key: ${keyId}`),
     content(statement, shown),
     possession(shown),
-    freshness(statement, shown),
+    freshness(shown),
+    age(statement, shown),
     finding(
       "device",
       false,
@@ -116,7 +127,7 @@ export function findingsOf(statement: Statement, shown: Shown): readonly Finding
       false,
       evidence === undefined
         ? "hardware evidence: none"
-        : `hardware evidence: a report of ${evidence} bytes made for this statement; NVIDIA's signature on it is not judged here`,
+        : `hardware evidence: a report of ${evidence} bytes with this statement's hash where its nonce stands; who made it is not verified here`,
     ),
   ];
 }

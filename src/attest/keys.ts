@@ -72,7 +72,10 @@ export function parsePublicKey(pem: string): KeyObject {
   } catch {
     // Said below.
   }
-  if (publicKey !== undefined && isP256(publicKey)) return publicKey;
+  // A point may be written in short; the key is called by the form in which it is handed out, which is the long one.
+  if (publicKey !== undefined && isP256(publicKey)) {
+    return createPublicKey({ key: publicKey.export({ format: "jwk" }), format: "jwk" });
+  }
   throw new VramError("INVALID_ARGUMENT", "the key of a statement is a P-256 public key in PEM (BEGIN PUBLIC KEY)", {
     fix: "`vram attest keys --out DIR` writes it as statement.pub.pem",
     details: { argument: "publicKey" },

@@ -3,14 +3,15 @@
  * who signed the log checkpoint over it can be judged only with the log's key. A line cannot be judged by its mac here:
  * that takes a secret.
  */
+import { isDeepStrictEqual } from "node:util";
 import { checkCheckpoint, parseCheckpoint } from "../audit/checkpoint.ts";
-import { dataOfLine } from "../audit/line.ts";
+import { dataOfLine, type LineData } from "../audit/line.ts";
 import { type NoteKey, parseNote } from "../audit/note.ts";
 import { parseLine } from "../audit/parse-line.ts";
 import { checkInclusion } from "../audit/proofs.ts";
 import { parseProofFile, type TlogProof } from "../audit/tlog-proof.ts";
 import { leafHash } from "../audit/tree.ts";
-import type { Predicate } from "./statement.ts";
+import type { Statement } from "./statement.ts";
 
 export type LogFault = "log-proof" | "log-entry" | "log-key";
 
@@ -20,14 +21,18 @@ export type Logged =
 
 const refused = (fault: LogFault, message: string): Logged => ({ ok: false, fault, message });
 
-/** Whether `data` of a `seal_verified` line tells of this measurement. */
-function isAbout(data: Readonly<Record<string, unknown>>, { device, shard, measurement }: Predicate): boolean {
+/** Whether `data` of a `seal_verified` line tells of this measurement, by all that both say of it. */
+function isAbout(
+  data: LineData,
+  { subject: [{ name }], predicate: { device, shard, measurement } }: Statement,
+): boolean {
   const { device: told, ...rest } = data;
-  const uuid = typeof told === "object" && told !== null && "uuid" in told ? told.uuid : undefined;
   return (
-    uuid === device.uuid &&
+    isDeepStrictEqual(told, { ordinal: device.ordinal, uuid: device.uuid }) &&
     rest["shardId"] === shard.shardId &&
+    rest["name"] === name &&
     rest["digest"] === measurement.digest &&
+    rest["measuredAtMs"] === Date.parse(measurement.measuredAt) &&
     rest["bytesCovered"] === measurement.bytesCovered &&
     rest["salt"] === measurement.nonce &&
     rest["saltedDigest"] === measurement.saltedDigest
@@ -50,14 +55,14 @@ function judge({ index, hashes, checkpoint: note }: TlogProof, leaf: Uint8Array,
 }
 
 /** Judges what a statement says of the log. Without `key` the log checkpoint may be anybody's. */
-export function checkLogged(predicate: Predicate, key: NoteKey | undefined): Logged {
-  const file = parseProofFile(Buffer.from(predicate.log.proof, "utf8"));
+export function checkLogged(statement: Statement, key: NoteKey | undefined): Logged {
+  const file = parseProofFile(Buffer.from(statement.predicate.log.proof, "utf8"));
   const line = file?.proof.extra;
   if (file === undefined || line === undefined || file.continuation !== undefined) {
     return refused("log-proof", "it holds no proof of its line in the audit log");
   }
   const parsed = parseLine(line);
-  const isOwn = parsed.ok && parsed.line.type === "seal_verified" && isAbout(dataOfLine(parsed.line), predicate);
+  const isOwn = parsed.ok && parsed.line.type === "seal_verified" && isAbout(dataOfLine(parsed.line), statement);
   if (!isOwn || parsed.line.seq !== file.proof.index) {
     return refused("log-entry", "the line of the audit log in it is not about this measurement");
   }

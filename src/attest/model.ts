@@ -8,7 +8,7 @@ import type { DigestModel } from "./check.ts";
 
 /** Digests parts of the file at `path`. Errors are those of reading a source. */
 export function modelFile(path: string, pool: HashPool, watch: DigestWatch = {}): DigestModel {
-  return async ({ offset, byteLength }, { salt }) => {
+  return async ({ offset, byteLength }, { salt, sha256 = false }) => {
     const file = await openFile(path, ["/"], nodeFileSystem);
     if (offset + byteLength > file.byteLength) {
       await file.close();
@@ -17,10 +17,11 @@ export function modelFile(path: string, pool: HashPool, watch: DigestWatch = {})
     const reader = fileReader(file, offset, byteLength);
     try {
       const info = { name: reader.baseName, format: "raw" as const, byteLength, tensors: [] };
-      const wanted = { tree: true, sha256: false, ...(salt === undefined ? {} : { salt }) };
+      const wanted = { tree: true, sha256, ...(salt === undefined ? {} : { salt }) };
       const rawFd = reader.fd === undefined ? {} : { rawFd: reader.fd };
-      const { tree } = await digestOpened({ ...reader, ...rawFd, info }, pool, wanted, watch);
-      if (tree !== undefined) return { digest: tree.digest, fileBytes: file.byteLength };
+      const found = await digestOpened({ ...reader, ...rawFd, info }, pool, wanted, watch);
+      const plain = found.sha256 === undefined ? {} : { sha256: found.sha256 };
+      if (found.tree !== undefined) return { digest: found.tree.digest, ...plain, fileBytes: file.byteLength };
       throw new VramError("INTERNAL", "a digest was asked for, and there is none");
     } finally {
       await reader.close();

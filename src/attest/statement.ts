@@ -8,12 +8,13 @@
  * `check.ts` says what of it was shown.
  */
 import { z } from "zod";
-import { canonicalJson } from "../bytes.ts";
+import { canonicalJson, escaped } from "../bytes.ts";
 import type { Backend } from "../cuda/driver.ts";
 import { VramError } from "../errors.ts";
 import { DIGEST_ALGORITHM } from "../hash/descriptor.ts";
 import { LIMITS } from "../limits.ts";
 
+/** URI that every statement has under `_type`. */
 export const STATEMENT_TYPE = "https://in-toto.io/Statement/v1";
 
 /** URIs that name, and lead nowhere: what they stand for is docs/statement.md. */
@@ -43,7 +44,7 @@ const subject = z.strictObject({
 });
 
 const predicate = z.strictObject({
-  statementId: text,
+  statementId: z.string().regex(/^statement-[a-z2-7]{26}$/),
   issuedAt: time,
   backend: z.enum(["cuda", "cuda-substituted", "emulated"]),
   device: z.strictObject({
@@ -101,19 +102,30 @@ export const statementSchema = z.strictObject({
   predicate,
 });
 
+/** An in-toto Statement v1 about one shard; docs/statement.md. @interface */
 export type Statement = z.infer<typeof statementSchema>;
+/** What a signer says of a measurement. Nothing in it is shown by standing here: `findings` say what is. @interface */
 export type Predicate = z.infer<typeof predicate>;
 
 /** The bytes of a statement. Throws `INTERNAL` for what a reader would refuse: that must not be signed. */
 export function encodeStatement(statement: Statement): Uint8Array {
   const bytes = Buffer.from(canonicalJson(statement), "utf8");
-  const parsed = statementSchema.safeParse(statement);
-  if (parsed.success && bytes.byteLength <= LIMITS.statementBytes) return bytes;
-  const why = parsed.error?.issues[0];
-  throw new VramError("INTERNAL", `the statement is not well-formed: ${why?.path.join(".") ?? "too long"}`);
+  const parsed = parseStatement(bytes);
+  const fault = "fault" in parsed ? parsed.fault : bytes.byteLength > LIMITS.statementBytes ? "too long" : undefined;
+  if (fault === undefined) return bytes;
+  throw new VramError("INTERNAL", `the statement is not well-formed: ${fault}`);
 }
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+function isCanonical(value: unknown, text: string): boolean {
+  try {
+    return canonicalJson(value) === text;
+  } catch {
+    // A text that is not well-formed has no form at all.
+    return false;
+  }
+}
 
 /** Reads a statement in its one form; or says what is wrong with it. */
 export function parseStatement(bytes: Uint8Array): Statement | { readonly fault: string } {
@@ -122,13 +134,27 @@ export function parseStatement(bytes: Uint8Array): Statement | { readonly fault:
   try {
     text = decoder.decode(bytes);
     value = JSON.parse(text);
-    // A key that stands twice, white space, another order: whatever could be read in two ways.
-    if (canonicalJson(value) !== text) return { fault: "it is not in the one form of RFC 8785" };
   } catch {
     return { fault: "it is no JSON" };
   }
   const parsed = statementSchema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  return { fault: `${issue?.path.map(String).join(".") ?? ""}: ${issue?.message ?? "not valid"}` };
+  if (!parsed.success) {
+    const { path = [], code = "" } = parsed.error.issues[0] ?? {};
+    return { fault: `${said(path.map(String).join("."))} is not valid (${code})` };
+  }
+  // A key that stands twice or that our reader would pass over, white space, another order: what has two readings.
+  return isCanonical(parsed.data, text) ? parsed.data : { fault: "it is not in the one form of RFC 8785" };
+}
+
+const SAID_CHARACTERS = 64;
+
+/**
+ * What a signer says, within words of ours: in quotation marks, on one line, short, and of letters, digits and
+ * punctuation. No tick of its own can stand where a terminal breaks the line, and pass for one of ours.
+ */
+export function said(text: string): string {
+  const characters = Array.from(text.replace(/\s+/gu, " "));
+  const shown = characters.slice(0, SAID_CHARACTERS).join("");
+  const end = characters.length > SAID_CHARACTERS ? "…" : "";
+  return `"${shown.replace(/[^\p{L}\p{M}\p{N}\p{P} -~]|"/gu, escaped)}${end}"`;
 }

@@ -30,6 +30,7 @@ function addCheck(group: Command, add: Add): void {
     .requiredOption("--pub <file>", "public key of the signer, SPKI in PEM: statement.pub.pem")
     .option("--digest <digest>", "what the weights should be: fsverity:HEX, sha256:HEX or 64 hex digits (fsverity)")
     .option("--model <file>", "the file that they should be; with --nonce the answer is computed anew")
+    .option("--part <index/total>", "the part of the file that it should be about, as 1/4; default all of it")
     .option("--device <uuid>", "the GPU that it should be about")
     .option("--nonce <hex>", "the nonce that you asked with: 16 to 32 bytes")
     .option("--max-age <duration>", "no older than this, in ms or as 5min, by both clocks")

@@ -33,7 +33,7 @@ export interface Operations {
   begin(kind: OperationReply["kind"], name: string, task: (signal: AbortSignal) => Promise<Result>): Begun;
   /** Those that run, and those that failed of late. */
   listed(): readonly OperationReply[];
-  /** `INVALID_ARGUMENT` if there is none of this id, or it ended too long ago. */
+  /** `OPERATION_NOT_FOUND` if there is none of this id, or it ended too long ago. */
   find(operationId: string): OperationReply;
   /** Stops one that runs; resolves when it has ended. */
   cancel(operationId: string): Promise<OperationReply>;

@@ -109,11 +109,19 @@ export const feedQuery = z.strictObject({
 });
 export const entriesQuery = z.strictObject({ last: digits(1000, "at most 1000").optional() });
 
+/** What `plan` is asked. @interface */
 export type PlanRequest = z.infer<typeof planRequest>;
+/** What `seal` is asked. @interface */
 export type SealRequestBody = z.infer<typeof sealRequest>;
+/** How a shard is verified. @interface */
 export type VerifyRequestBody = z.infer<typeof verifyRequest>;
+/** What `grant` is asked. @interface */
 export type LeaseRequest = z.infer<typeof leaseRequest>;
+/** How a lease goes on. @interface */
 export type RenewRequest = z.infer<typeof renewRequest>;
+/** What `attest` is asked. @interface */
 export type StatementRequest = z.infer<typeof statementRequest>;
+/** Why the key is changed. @interface */
 export type RotateRequest = z.infer<typeof rotateRequest>;
+/** Which worker goes on, and why. @interface */
 export type ResumeRequest = z.infer<typeof resumeRequest>;

@@ -1,6 +1,7 @@
 /** The folder of the locks of GPUs, and by default of the socket: ours, and nobody else may put anything there. */
 import { promises } from "node:fs";
 import { systemReason, VramError } from "../errors.ts";
+import { makeFolder } from "../files.ts";
 
 /** Makes the folder if it does not exist. `STATE_INVALID` if it is another's, or others may write to it. */
 export async function requireRuntimeDirectory(path: string): Promise<void> {
@@ -10,7 +11,7 @@ export async function requireRuntimeDirectory(path: string): Promise<void> {
       ...(cause === undefined ? {} : { cause }),
     });
   try {
-    await promises.mkdir(path, { recursive: true, mode: 0o700 });
+    await makeFolder(path, 0o700);
     const stats = await promises.lstat(path);
     if (!stats.isDirectory()) throw refuse("not a directory");
     if (stats.uid !== process.getuid?.()) throw refuse("belongs to another user");

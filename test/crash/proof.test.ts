@@ -27,7 +27,14 @@ interface Ended {
 function proof(args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Ended> {
   const place = { VRAM_PROOF_DIR: folder, VRAM_PROOF_RUN_ID: "run", VRAM_TEST_BUILT: "1" };
   // What this test runs in is not what it asks for.
-  const { VITEST: _, VITEST_WORKER_ID: __, VITEST_POOL_ID: ___, VRAM_TEST_COUNTS: ____, VRAM_PROOF_KEY: _____, ...rest } = process.env;
+  const {
+    VITEST: _,
+    VITEST_WORKER_ID: __,
+    VITEST_POOL_ID: ___,
+    VRAM_TEST_COUNTS: ____,
+    VRAM_PROOF_KEY: _____,
+    ...rest
+  } = process.env;
   const options = { cwd: ROOT, env: { ...rest, ...place, ...env }, timeout: 240_000 };
   return new Promise((resolve) => {
     execFile(process.execPath, ["scripts/proof.mjs", ...args], options, (error, out, err) => {

@@ -3,7 +3,7 @@
  * `alter` changes the statement before it is signed (somebody who has the key), `envelope` what was signed (somebody who
  * has not). Digests are those of the second implementation (`reference.ts`).
  */
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import {
   type CheckedStatement,
   checkStatement,
@@ -12,7 +12,7 @@ import {
 } from "../../src/attest/check.ts";
 import { type Envelope, signEnvelope } from "../../src/attest/envelope.ts";
 import { createStatementSigner, type StatementSigner } from "../../src/attest/keys.ts";
-import { encodeStatement, PREDICATE_TYPES, type Statement } from "../../src/attest/statement.ts";
+import { encodeStatement, PREDICATE_TYPES, type Predicate, type Statement } from "../../src/attest/statement.ts";
 import { signCheckpoint } from "../../src/audit/checkpoint.ts";
 import { createEpochKey, macKeyOf } from "../../src/audit/epochs.ts";
 import { encodeLine, type LineData } from "../../src/audit/line.ts";
@@ -69,12 +69,25 @@ export interface Made {
   ): Promise<CheckedStatement>;
 }
 
+type Alter = NonNullable<Making["alter"]>;
+
+/** Changes members of the predicate before it is signed: what somebody with the key could claim. */
+export const claiming =
+  (change: (predicate: Predicate) => Partial<Predicate>): Alter =>
+  (statement) => ({ ...statement, predicate: { ...statement.predicate, ...change(statement.predicate) } });
+
+/** The same for what is said of the measurement. */
+export const measured = (change: Partial<Predicate["measurement"]>): Alter =>
+  claiming(({ measurement }) => ({ measurement: { ...measurement, ...change } }));
+
 /** A file in memory, as a checker has it. */
 export const modelOf =
   (bytes: Uint8Array): DigestModel =>
-  async ({ offset, byteLength }, { salt }) => {
+  async ({ offset, byteLength }, { salt, sha256 = false }) => {
     if (offset + byteLength > bytes.byteLength) return undefined;
-    return { digest: digestOf(bytes.subarray(offset, offset + byteLength), salt), fileBytes: bytes.byteLength };
+    const part = bytes.subarray(offset, offset + byteLength);
+    const plain = sha256 ? { sha256: createHash("sha256").update(part).digest() } : {};
+    return { digest: digestOf(part, salt), ...plain, fileBytes: bytes.byteLength };
   };
 
 function logLines(count: number, index: number, type: string, data: LineData): Uint8Array[] {
@@ -99,10 +112,10 @@ function draftOf(backend: Backend, bytes: Uint8Array, name: string, nonce: strin
     subject: [{ name, digest: { "fsverity-sha256-4096": digest } }],
     predicateType: PREDICATE_TYPES[backend],
     predicate: {
-      ...{ statementId: "statement-1", issuedAt: new Date(NOW_MS - 500).toISOString(), backend },
+      ...{ statementId: `statement-${"a".repeat(26)}`, issuedAt: new Date(NOW_MS - 500).toISOString(), backend },
       device: {
         ...{ ordinal: 0, uuid: UUIDS[backend], name: "GPU", computeCapability: "9.0", driverVersion: 13_000 },
-        ...{ bytesTotal: 2 ** 36, facts: { integrated: false } },
+        ...{ bytesTotal: 2 ** 36, facts: { ...VRAM_ONLY_POLICY.device } },
       },
       shard: {
         ...{ shardId: "shard-1", shardIndex: 0, totalShards: 1, sourceOffset: 0, byteLength: bytes.byteLength },
@@ -127,12 +140,15 @@ function draftOf(backend: Backend, bytes: Uint8Array, name: string, nonce: strin
 }
 
 /** The proof of the line about a statement's measurement, as text. */
-function provedBy({ predicate: { device, shard, measurement } }: Statement, making: Making): string {
+function provedBy(statement: Statement, making: Making): string {
+  const { subject, predicate } = statement;
+  const { device, shard, measurement } = predicate;
   const { lines: count = 5, index = 2, logSigner = LOG_SIGNER, line = {} } = making;
   const told: LineData = {
-    ...{ device: { ordinal: 0, uuid: device.uuid }, shardId: shard.shardId, name: "m", digest: measurement.digest },
-    ...{ bytesCovered: measurement.bytesCovered, durationMs: 1, salt: measurement.nonce },
-    saltedDigest: measurement.saltedDigest,
+    ...{ device: { ordinal: 0, uuid: device.uuid }, shardId: shard.shardId, name: subject[0].name },
+    ...{ digest: measurement.digest, bytesCovered: measurement.bytesCovered },
+    ...{ measuredAtMs: Date.parse(measurement.measuredAt), durationMs: 1 },
+    ...{ salt: measurement.nonce, saltedDigest: measurement.saltedDigest },
   };
   const lines = logLines(count, index, line.type ?? "seal_verified", line.data?.(told) ?? told);
   const leaves = lines.map((one) => new Uint8Array(leafHash(one)));

@@ -1,44 +1,20 @@
 /** `vram attest`: statements are fetched and written, checked offline, and the keys for that are handed out. */
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import * as replies from "../../src/service/replies.ts";
 import { VERSION } from "../../src/version.ts";
 import { type Served, serveModel } from "../helpers/attach-service.ts";
 import { type CliResult, type CliSetting, vram } from "../helpers/cli.ts";
 import { vramAt } from "../helpers/cli-service.ts";
+import { ENVELOPE, ISSUED, REPLY, SHOWN } from "../helpers/stub-attest.ts";
 import * as is from "../helpers/stub-replies.ts";
-import { checked, problemOf, type StubRoutes } from "../helpers/stub-service.ts";
+import { problemOf, type StubRoutes } from "../helpers/stub-service.ts";
 import { temporaryFolder } from "../helpers/vram.ts";
 
 const NONCE = "5a".repeat(32);
 const ESCAPE = "\u001b[";
 const golden = (name: string): string => join(import.meta.dirname, "../golden", name);
 const jsonOf = ({ out }: CliResult): Record<string, unknown> => JSON.parse(out) as Record<string, unknown>;
-
-const ENVELOPE: replies.StatementReply["envelope"] = {
-  payload: "e30=",
-  payloadType: "application/vnd.in-toto+json",
-  signatures: [{ keyid: "b".repeat(64), sig: "MAA=" }],
-};
-const REPLY: replies.StatementReply = {
-  statementId: `statement-${"a".repeat(26)}`,
-  record: is.record(),
-  envelope: ENVELOPE,
-  evidence: {
-    ...{ kind: "nvidia-confidential-computing", nonce: "c".repeat(64), report: "AQ==" },
-    ...{ certificateChain: "Ag==", attestationCertificateChain: "Aw==" },
-  },
-};
-const KEYS: replies.StatementKeysReply = {
-  ...{ keyId: "b".repeat(64), publicKey: "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n" },
-  ...{ logKey: "vram-residency/0123456789abcdef+82ce3e6d+AfpU", origin: "vram-residency/0123456789abcdef" },
-};
-const ISSUED: StubRoutes = { "POST /v1/statements": { status: 201, ...checked(replies.statement, REPLY) } };
-const SHOWN: StubRoutes = {
-  "GET /v1/statement-keys": checked(replies.statementKeys, KEYS),
-  "POST /v1/statement-keys": { status: 201, ...checked(replies.statementKeys, { ...KEYS, keyId: "d".repeat(64) }) },
-};
 
 afterEach(() => void vi.useRealTimers());
 
@@ -51,7 +27,7 @@ describe("the commands", () => {
   });
 
   it.each<[string, StubRoutes, readonly string[]]>([
-    ["attest", ISSUED, ["attest", "m", "--json"]],
+    ["attest-issue", ISSUED, ["attest", "m", "--json"]],
     ["attest-keys", SHOWN, ["attest", "keys", "--json"]],
   ])("print one JSON document: %s", async (name, routes, words) => {
     const { code, out, err } = await vramAt(routes, words);
@@ -73,7 +49,8 @@ describe("the commands", () => {
     expect([text.code, text.out]).toEqual([exit, ""]);
     expect(text.err).toMatch(new RegExp(`^error ${code}: ${code} it is\nfix {3}\\S`));
     const json = await vramAt({ [route]: problemOf(code) }, [...argv, "--json"]);
-    expect([json.code, jsonOf(json)]).toMatchObject([exit, { ok: false, error: { code } }]);
+    const schema = `vram-residency/${argv.includes("keys") ? "attest-keys" : "attest-issue"}/v1`;
+    expect([json.code, jsonOf(json)]).toMatchObject([exit, { schema, ok: false, error: { code } }]);
   });
 
   it("end with 6 where nobody answers, and 2 without a name", async () => {
@@ -91,6 +68,7 @@ describe("vram attest NAME", () => {
     expect(stub.asked.map(({ body }) => body)).toEqual([{ shard: "m", nonce: NONCE }]);
     expect(err).toMatch(/^backend emulated: .*\n/);
     expect(err).toContain(`${REPLY.statementId}: llama.safetensors was measured as fsverity:${is.DIGEST}\n`);
+    expect(err).toContain("check it with: vram attest check FILE --pub DIR/statement.pub.pem --model MODEL ");
     expect(err).toContain(`--model MODEL --nonce ${NONCE} --accept-backend emulated\n`);
     expect(err).toContain("the GPU's own evidence comes with --out or --json\n");
     expect(err).not.toContain("whoever checks should choose one");
@@ -101,62 +79,6 @@ describe("vram attest NAME", () => {
     expect(out).toBe(`${JSON.stringify(ENVELOPE)}\n`);
     expect(stub.asked[0]?.body).toEqual({ shard: "check" });
     expect(err).toContain("whoever checks should choose one\n");
-  });
-
-  it("writes files that are new, and asks for nothing if one is there", async () => {
-    const folder = await temporaryFolder();
-    const [out, evidence] = [join(folder, "s.json"), join(folder, "s.json.evidence.json")];
-    const made = await vramAt(ISSUED, ["attest", "m", "--out", out]);
-    expect([made.code, made.out]).toEqual([0, ""]);
-    expect(made.err).toContain(`vram attest check ${out} --pub`);
-    expect(JSON.parse(readFileSync(out, "utf8"))).toEqual(ENVELOPE);
-    expect(JSON.parse(readFileSync(evidence, "utf8"))).toEqual(REPLY.evidence);
-    const again = await vramAt(ISSUED, ["attest", "m", "--out", out]);
-    expect([again.code, again.stub.asked]).toEqual([2, []]);
-    expect(again.err).toContain(`${out}: is there already\nfix   name a file that is new\n`);
-    const other = join(folder, "t.json");
-    writeFileSync(`${other}.evidence.json`, "");
-    expect((await vramAt(ISSUED, ["attest", "m", "--out", other])).code).toBe(2);
-    expect(existsSync(other)).toBe(false);
-    const json = await vramAt(ISSUED, ["attest", "m", "--json", "--out", join(folder, "u.json")]);
-    expect(jsonOf(json)["files"]).toEqual(["u.json", "u.json.evidence.json"].map((name) => join(folder, name)));
-    const nowhere = await vramAt(ISSUED, ["attest", "m", "--out", join(folder, "none/s.json")]);
-    expect([nowhere.code, nowhere.out]).toEqual([2, ""]);
-  });
-});
-
-describe("vram attest keys", () => {
-  it("shows both keys together, and writes them for --pub and --log-key", async () => {
-    const { out, err, code } = await vramAt(SHOWN, ["attest", "keys"]);
-    expect([code, err]).toEqual([0, ""]);
-    const lines = [`statement key  ${KEYS.keyId}`, `log            ${KEYS.origin}`, `log key        ${KEYS.logKey}`];
-    expect(out).toBe(`${lines.join("\n")}\n${KEYS.publicKey}`);
-    const folder = join(await temporaryFolder(), "a/b");
-    const [pub, log] = [join(folder, "statement.pub.pem"), join(folder, "log.vkey")];
-    const written = await vramAt(SHOWN, ["attest", "keys", "--out", folder]);
-    expect(written.out).toBe(`${lines.join("\n")}\nwritten        ${pub}, ${log}\n`);
-    expect(readFileSync(pub, "utf8")).toBe(KEYS.publicKey);
-    expect(readFileSync(log, "utf8")).toBe(`${KEYS.logKey}\n`);
-    // The same once more; then what would replace a key, of which nothing is written.
-    expect((await vramAt(SHOWN, ["attest", "keys", "--out", folder])).code).toBe(0);
-    const other = await temporaryFolder();
-    writeFileSync(join(other, "log.vkey"), "another");
-    const kept = await vramAt(SHOWN, ["attest", "keys", "--out", other]);
-    expect([kept.code, kept.out, readdirSync(other)]).toEqual([2, "", ["log.vkey"]]);
-    expect(kept.err).toContain("log.vkey: is there, and is another key\nfix   if the key was rotated");
-    expect((await vramAt(SHOWN, ["attest", "keys", "--out", join(pub, "x")])).code).toBe(2);
-  });
-
-  it("has another key made, for a reason; not if it could not be written", async () => {
-    const folder = await temporaryFolder();
-    const { stub, code, err, out } = await vramAt(SHOWN, ["attest", "keys", "--rotate", "yearly", "--out", folder]);
-    expect(code).toBe(0);
-    expect(stub.of("POST /v1/statement-keys").map(({ body }) => body)).toEqual([{ reason: "yearly" }]);
-    expect(out).toContain(`statement key  ${"d".repeat(64)}\n`);
-    expect(err).toContain("hand its public half to whoever checks statements\n");
-    const again = await vramAt(SHOWN, ["attest", "keys", "--rotate", "yearly", "--out", folder]);
-    expect([again.code, again.stub.of("POST /v1/statement-keys")]).toEqual([2, []]);
-    expect(again.err).toContain("statement.pub.pem: is there, and is another key");
   });
 });
 
@@ -189,8 +111,9 @@ describe("vram attest check", () => {
     const { code, out, err } = await check(words);
     expect(code).toBe(0);
     expect(err).toMatch(/^backend emulated: /);
-    expect(out).toMatch(/^m\.safetensors: statement-[a-z2-7]{26} of \S+Z, backend emulated\n✓ signed by this key: /);
+    expect(out).toMatch(/^"m\.safetensors": statement-[a-z2-7]{26} of \S+Z, backend emulated\n✓ signed by this key: /);
     expect(out).toContain("\n✓ whoever answered had these bytes at hand after your nonce (not: where)\n");
+    expect(out).toMatch(/\n· measured at \S+Z, \d+ s ago: by the signer's clock, as its log has it\n/);
     expect(out).toMatch(/\n✓ logged: line \d+ of the log vram-residency\/[0-9a-f]{16}, signed over \d+\n/);
     expect(out).toContain("\n· hardware evidence: none\n✓ was verified here; · rests on the signer's word");
     expect(out).not.toContain(ESCAPE);
@@ -204,7 +127,8 @@ describe("vram attest check", () => {
     const { code, out } = await check(accepted("--digest", `fsverity:${served.digest}`));
     expect(code).toBe(0);
     expect(out).toContain("\n· logged: not checked (it says: line ");
-    expect(out).toContain("\n· freshness not shown: it says ");
+    expect(out).toContain("\n· freshness not shown: you sent no nonce");
+    expect(out).toMatch(/\n· measured at \S+Z, \d+ s ago: by the signer's clock, on the signer's word\n/);
     expect((await check(accepted("--digest", served.digest, "--max-age", "1h"))).code).toBe(0);
   });
 
@@ -235,6 +159,8 @@ describe("vram attest check", () => {
     ["a nonce of 15 bytes", () => accepted("--digest", served.digest, "--nonce", "5a".repeat(15))],
     ["a log key that is none", () => accepted("--digest", served.digest, "--log-key", at.junk)],
     ["a backend that there is not", () => accepted("--digest", served.digest, "--accept-backend", "opencl")],
+    ["a part that is none", () => accepted("--model", at.model, "--part", "0/2")],
+    ["a part in words", () => accepted("--model", at.model, "--part", "first")],
     ["an age that is none", () => accepted("--digest", served.digest, "--max-age", "soon")],
   ])("ends with 2 for terms that are none: %s", async (_what, words) => {
     const { code, out, err } = await check(words());
@@ -246,6 +172,7 @@ describe("vram attest check", () => {
     ["another file", "digest", () => accepted("--model", at.junk)],
     ["another digest", "digest", () => accepted("--digest", "0".repeat(64))],
     ["the digest under another name", "digest", () => accepted("--digest", `sha256:${served.digest}`)],
+    ["a part that it is not", "part", () => accepted("--model", at.model, "--part", "1/2")],
     ["another nonce", "nonce", () => accepted("--model", at.model, "--nonce", "a5".repeat(32))],
     ["another device", "device", () => accepted("--model", at.model, "--device", "GPU-1")],
     ["evidence that is none", "evidence", () => accepted("--model", at.model, "--evidence", at.junk)],

@@ -126,9 +126,13 @@ describe("a statement with a nonce", () => {
       await writeFile(other, changed);
       expect(await faultOf(reply, { model: other, nonce: NONCE }), `byte ${at}`).toBe("digest");
     }
-    for (const bytes of [served.bytes.subarray(0, last), Buffer.concat([served.bytes, Buffer.from([0])])]) {
+    const lengths = [
+      [served.bytes.subarray(0, last), "digest"],
+      [Buffer.concat([served.bytes, Buffer.from([0])]), "part"],
+    ] as const;
+    for (const [bytes, fault] of lengths) {
       await writeFile(other, bytes);
-      expect(await faultOf(reply, { model: other, nonce: NONCE })).toBe("digest");
+      expect(await faultOf(reply, { model: other, nonce: NONCE })).toBe(fault);
     }
   });
 
@@ -210,13 +214,16 @@ describe("what the GPU says of itself", () => {
   it("[VR-ATT-01] comes with the statement, made for it, where there is such a thing; without, the statement holds too", async () => {
     const { device } = served.test.devices[0]?.opened ?? expect.fail();
     const chains = { certificateChain: Buffer.from("c"), attestationCertificateChain: Buffer.from("a") };
-    device.evidence = async (nonce) => ({ report: Buffer.concat([Buffer.from("SPDM"), nonce]), ...chains });
+    device.evidence = async (nonce) => ({
+      report: Buffer.concat([Buffer.from("SPDM"), nonce, Buffer.from("00")]),
+      ...chains,
+    });
     const [one, other] = [await attest(), await attest()];
     const bytesOf = ({ evidence }: StatementReply): Buffer => Buffer.from(JSON.stringify(evidence));
     expect(one.evidence?.nonce).toBe(createHash("sha256").update(payloadOf(one)).digest("hex"));
     const checked = await check(one, { model, evidence: bytesOf(one) });
     const hardware = checked.ok ? checked.findings.find(({ property }) => property === "hardware") : undefined;
-    expect(hardware).toMatchObject({ shown: false, words: expect.stringContaining("a report of 36 bytes") as string });
+    expect(hardware).toMatchObject({ shown: false, words: expect.stringContaining("a report of 38 bytes") as string });
     expect(await faultOf(one, { model, evidence: bytesOf(other) })).toBe("evidence");
     device.evidence = () => Promise.reject(new Error("it is not in the mood"));
     expect((await attest()).evidence).toBeUndefined();
@@ -233,17 +240,19 @@ describe("members of a set", () => {
     expect(problem.details["names"]).toEqual(names);
     const replies = [await attest(names[0], NONCE), await attest(names[1], NONCE)] as const;
     for (const [index, reply] of replies.entries()) {
-      const checked = await check(reply, { model, nonce: NONCE });
+      const checked = await check(reply, { model, nonce: NONCE, part: { index: index + 1, total: 2 } });
       if (!checked.ok) return expect.fail(checked.message);
-      expect(checked.findings[1]?.words).toContain(`(shard ${index + 1} of 2) of your file`);
+      expect(checked.findings[1]?.words).toContain(`of your file (the signer calls them part ${index + 1} of 2)`);
+      expect(await faultOf(reply, { model, nonce: NONCE })).toBe("part");
     }
     expect(statementOf(replies[1]).predicate.shard.sourceOffset).toBeGreaterThan(0);
     const changed = Buffer.from(served.bytes);
     changed[changed.byteLength - 1] = 1;
     const other = join(served.home.folder, "other");
     await writeFile(other, changed);
-    expect(await faultOf(replies[0], { model: other, nonce: NONCE })).toBe("none");
-    expect(await faultOf(replies[1], { model: other, nonce: NONCE })).toBe("digest");
+    const terms = (index: number) => ({ model: other, nonce: NONCE, part: { index, total: 2 } });
+    expect(await faultOf(replies[0], terms(1))).toBe("none");
+    expect(await faultOf(replies[1], terms(2))).toBe("digest");
   });
 
   it("[VR-ATT-01] are files of their own: each is held against its file", async () => {

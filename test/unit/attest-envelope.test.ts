@@ -12,9 +12,9 @@ import {
   parsePublicKey,
   readStatementKey,
 } from "../../src/attest/keys.ts";
-import { encodeStatement, parseStatement } from "../../src/attest/statement.ts";
+import { encodeStatement, parseStatement, said } from "../../src/attest/statement.ts";
 import { LIMITS } from "../../src/limits.ts";
-import { madeStatement } from "../helpers/statements.ts";
+import { claiming, madeStatement } from "../helpers/statements.ts";
 import { temporaryFolder } from "../helpers/vram.ts";
 
 let folder: string;
@@ -61,6 +61,14 @@ describe("[VR-ATT-01] a key", () => {
     expect(keyIdOf(parsePublicKey(signer.publicPem))).toBe(signer.keyId);
   });
 
+  it("with its point in short is the same key", () => {
+    const signer = createStatementSigner();
+    writeFileSync(join(folder, "own.key"), encodeStatementKey(signer));
+    const short = openssl("ec", "-in", "own.key", "-pubout", "-conv_form", "compressed").toString();
+    expect(short).not.toBe(signer.publicPem);
+    expect(keyIdOf(parsePublicKey(short))).toBe(signer.keyId);
+  });
+
   it("of openssl's is one of ours", () => {
     openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "other.key");
     expect(statSync(join(folder, "other.key")).size).toBeGreaterThan(0);
@@ -101,6 +109,29 @@ describe("[VR-ATT-01] a key", () => {
   });
 });
 
+describe("what a signer says", () => {
+  it.each([
+    ["H100 PCIe (80 GB)", "H100 PCIe (80 GB)"],
+    ["größe 模型", "größe 模型"],
+    ["two\n  rows\u00a0\u3000 and \t more", "two rows and more"],
+    ['a" and ("b', "a\\u{22} and (\\u{22}b"],
+    ["✓ ✔ √ \u{1f600} \u200b", "\\u{2713} \\u{2714} \\u{221a} \\u{1f600} \\u{200b}"],
+    ["x".repeat(65), `${"x".repeat(64)}…`],
+    ["x".repeat(64), "x".repeat(64)],
+  ])("%j stands in quotation marks, on one line, and cannot pass for our words", (text, shown) => {
+    expect(said(text)).toBe(`"${shown}"`);
+  });
+
+  it("[VR-ATT-01] makes no row of its own, however a terminal breaks it", async () => {
+    const name = `H100${" ".repeat(40)}✓ hardware evidence: verified by NVIDIA`;
+    const alter = claiming(({ device }) => ({ device: { ...device, name } }));
+    const checked = await madeStatement({ alter }).check();
+    const findings = checked.ok ? checked.findings : expect.fail(checked.message);
+    expect(findings.map(({ words }) => words).join()).not.toMatch(/✓| {2}/);
+    expect(findings.find(({ property }) => property === "device")?.words).toContain('"H100 \\u{2713} hardware');
+  });
+});
+
 describe("[VR-ATT-01] a statement has one form", () => {
   const { payload, statement } = madeStatement();
   const text = payload.toString();
@@ -119,6 +150,9 @@ describe("[VR-ATT-01] a statement has one form", () => {
     ["a field less", text.replace(/"ordinal":0,/, "")],
     ["a number that is a text", text.replace('"ordinal":0', '"ordinal":"0"')],
     ["a proto", text.replace(/^\{/, '{"__proto__":{},')],
+    ["a proto among facts", text.replace('"facts":{', '"facts":{"__proto__":true,')],
+    ["a proto in its policy", text.replace('"allocation":{', '"allocation":{"__proto__":"any",')],
+    ["an id of another form", text.replace(/statement-a{26}/, "statement-1")],
     ["no JSON", "nothing"],
   ])("%s is none", (_what, changed) => {
     expect(changed).not.toBe(text);

@@ -3,7 +3,17 @@ import { linkSync, promises, readdirSync, readFileSync, statSync, symlinkSync, w
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { createFile, isSystemError, readPrivate, removeTemporary, replaceFile, writeSynced } from "../../src/files.ts";
+import {
+  createFile,
+  isSystemError,
+  makeFolder,
+  readPrivate,
+  removeTemporary,
+  replaceFile,
+  tryNew,
+  writeNew,
+  writeSynced,
+} from "../../src/files.ts";
 import { systemError } from "../helpers/audit-writer-disk.ts";
 import { codeOf, temporaryFolder } from "../helpers/vram.ts";
 
@@ -41,6 +51,65 @@ describe("a file that is written", () => {
     expect(readFileSync(path, "utf8")).toBe("first");
     expect(readdirSync(folder)).toEqual(["key"]);
     await expect(createFile(join(folder, "none", "key"), "x")).rejects.toThrow("ENOENT");
+  });
+});
+
+describe("files that are for others, too", () => {
+  test("are written all of them, or none, and nothing that was there is touched", async () => {
+    const folder = await temporaryFolder();
+    const [one, other] = [join(folder, "one"), join(folder, "other")];
+    await writeNew([[one, "1"]]);
+    expect(readFileSync(one, "utf8")).toBe("1");
+    const taken = writeNew([
+      [other, "2"],
+      [one, "3"],
+    ]);
+    await expect(taken).rejects.toThrow("EEXIST");
+    expect([readdirSync(folder), readFileSync(one, "utf8")]).toEqual([["one"], "1"]);
+  });
+
+  test("are not left half-written on a disk that is full", async () => {
+    const folder = await temporaryFolder();
+    const whole = promises.open.bind(promises);
+    vi.spyOn(promises, "open").mockImplementation(async (...args) => {
+      const file = await whole(...args);
+      vi.spyOn(file, "writeFile").mockImplementation(async () => {
+        await file.write("some of");
+        throw systemError("ENOSPC");
+      });
+      return file;
+    });
+    await expect(writeNew([[join(folder, "one"), "some of it"]])).rejects.toThrow("ENOSPC");
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  test("are tried without a trace", async () => {
+    const folder = await temporaryFolder();
+    await tryNew([join(folder, "one"), join(folder, "other")]);
+    expect(readdirSync(folder)).toEqual([]);
+    await expect(tryNew([join(folder, "none", "one")])).rejects.toThrow("ENOENT");
+  });
+});
+
+describe("a folder that is made", () => {
+  test("is made with those above it, and the topmost new one is told", async () => {
+    const folder = await temporaryFolder();
+    expect(await makeFolder(join(folder, "a", "b", "c"), 0o700)).toBe(join(folder, "a"));
+    expect(statSync(join(folder, "a/b/c")).mode & 0o777).toBe(0o700);
+    expect(await makeFolder(join(folder, "a", "b"))).toBeUndefined();
+    symlinkSync(join(folder, "a"), join(folder, "link"));
+    expect(await makeFolder(join(folder, "link"))).toBeUndefined();
+  });
+
+  test("fails where one cannot be made, and does not try for ever", async () => {
+    const folder = await temporaryFolder();
+    writeFileSync(join(folder, "file"), "");
+    symlinkSync(join(folder, "none"), join(folder, "dangling"));
+    for (const path of ["/proc/none", "/proc/none/a/b", "", join(folder, "dangling")]) {
+      await expect(makeFolder(path), path).rejects.toThrow("ENOENT");
+    }
+    await expect(makeFolder(join(folder, "file"))).rejects.toThrow("EEXIST");
+    await expect(makeFolder(join(folder, "file", "a"))).rejects.toThrow("ENOTDIR");
   });
 });
 

@@ -168,6 +168,8 @@ describe("bytes", () => {
     );
     expect(turning).toHaveLength(14);
     for (const char of turning) expect(printable(char)).toBe(`\\u{${char.charCodeAt(0).toString(16)}}`);
+    // What takes no room: soft hyphen, zero widths, a word joiner, and letters of tags, which are beyond the first plane.
+    expect(printable("a\u00ad\u200b\u2060\ufeffb\u{e0041}c")).toBe("a\\u{ad}\\u{200b}\\u{2060}\\u{feff}b\\u{e0041}c");
     expect(printable("modèle ✓ 模型 \u{1f600} a\\b")).toBe("modèle ✓ 模型 \u{1f600} a\\b");
   });
 });

@@ -3,6 +3,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { type CheckOptions, checkStatement } from "../../src/offline.ts";
+import { madeStatement, NOW_MS, SIGNER } from "../helpers/statements.ts";
 
 const SRC = fileURLToPath(new URL("../../src/", import.meta.url));
 
@@ -37,6 +39,18 @@ function reachedFrom(
 const ALLOWED = ["zod", "picocolors", "smol-toml", "commander"];
 
 describe("[VR-ATT-01] what is checked offline", () => {
+  it("has a value for every term that is named: what nobody set is not passed over", async () => {
+    const { file, statement, nonce } = madeStatement();
+    const { digest } = statement.predicate.measurement;
+    const terms = { publicKey: SIGNER.publicPem, digest, nowMs: NOW_MS };
+    expect(await checkStatement(file, { ...terms, nonce })).toMatchObject({ ok: true });
+    // What a program in JavaScript does with a variable that is not set.
+    const unset = { ...terms, nonce: undefined } as unknown as CheckOptions;
+    await expect(checkStatement(file, unset)).rejects.toMatchObject({
+      ...{ code: "INVALID_ARGUMENT", details: { argument: "nonce" } },
+    });
+  });
+
   it.each<[string, boolean]>([
     ["offline.ts", true],
     // The client is loaded by commands that talk to a service, and this one does not.

@@ -1,10 +1,11 @@
 /** `vram attest check`: judges a statement with what the checker has. No service, no state, no native code. */
 import { promises } from "node:fs";
+import { said } from "../../attest/statement.ts";
 import { printable } from "../../bytes.ts";
 import { optionsFromEnvironment } from "../../environment.ts";
 import { VramError } from "../../errors.ts";
 import { LIMITS } from "../../limits.ts";
-import { type CheckedStatement, type CheckOptions, checkStatement } from "../../offline.ts";
+import { type CheckedStatement, type CheckOptions, checkStatement, type SetPart } from "../../offline.ts";
 import { EXIT } from "../exit.ts";
 import { parseMs } from "../figures.ts";
 import { colorsFor, type Host } from "../host.ts";
@@ -18,6 +19,7 @@ export interface AttestCheckOptions {
   readonly pub: string;
   readonly digest?: string;
   readonly model?: string;
+  readonly part?: string;
   readonly device?: string;
   readonly nonce?: string;
   readonly maxAge?: string;
@@ -39,8 +41,18 @@ async function readLogKey(given: string): Promise<string> {
   return text.endsWith("\n") ? text.slice(0, -1) : text;
 }
 
+/** `2/4`, as the names of members of a set have it. */
+function parsePart(given: string): SetPart {
+  const [, index, total] = /^([1-9]\d{0,8})\/([1-9]\d{0,8})$/.exec(given) ?? [];
+  if (index !== undefined && total !== undefined) return { index: Number(index), total: Number(total) };
+  throw new VramError("INVALID_ARGUMENT", `--part ${given}: a part is INDEX/TOTAL, from 1`, {
+    fix: "give it as 1/4, which is the first of four",
+    details: { argument: "--part" },
+  });
+}
+
 async function optionsOf(host: Host, given: AttestCheckOptions): Promise<CheckOptions> {
-  const { pub, digest, model, device, nonce, maxAge, logKey, evidence, acceptBackend } = given;
+  const { pub, digest, model, part, device, nonce, maxAge, logKey, evidence, acceptBackend } = given;
   if (digest === undefined && model === undefined) {
     throw new VramError("INVALID_ARGUMENT", "a statement is checked against what the weights should be", {
       fix: "give --digest DIGEST, as it was published, or --model FILE",
@@ -55,6 +67,7 @@ async function optionsOf(host: Host, given: AttestCheckOptions): Promise<CheckOp
     publicKey: await readText(pub),
     ...(digest === undefined ? {} : { digest }),
     ...(model === undefined ? {} : { model }),
+    ...(part === undefined ? {} : { part: parsePart(part) }),
     ...(device === undefined ? {} : { deviceUuid: device }),
     ...(nonce === undefined ? {} : { nonce }),
     ...(maxAge === undefined ? {} : { maxAgeMs: parseMs(maxAge, "--max-age") }),
@@ -75,7 +88,7 @@ function print(host: Host, checked: CheckedStatement): void {
   }
   const { subject, predicate } = checked.statement;
   warnOfBackend(host, predicate.backend);
-  const title = `${subject[0].name}: ${predicate.statementId} of ${predicate.issuedAt}, backend ${predicate.backend}`;
+  const title = `${said(subject[0].name)}: ${predicate.statementId} of ${predicate.issuedAt}, backend ${predicate.backend}`;
   const lines = checked.findings.map(({ shown, words }) =>
     shown ? `${colors.green("✓")} ${printable(words)}` : `${colors.yellow("·")} ${printable(words)}`,
   );

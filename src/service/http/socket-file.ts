@@ -6,7 +6,7 @@ import { promises } from "node:fs";
 import { connect } from "node:net";
 import { dirname } from "node:path";
 import { systemReason, VramError } from "../../errors.ts";
-import { isSystemError } from "../../files.ts";
+import { isSystemError, makeFolder } from "../../files.ts";
 
 /** Whose the socket is: this user's, and the members of a group, by number. */
 export interface SocketOwner {
@@ -27,7 +27,7 @@ function invalid(path: string, what: string, cause?: unknown): VramError {
 
 /** Makes the folder, or checks the one that is there. */
 async function requireFolder(folder: string, { uid, groupId }: SocketOwner): Promise<void> {
-  const made = await promises.mkdir(folder, { recursive: true, mode: 0o700 }).catch((cause: unknown) => {
+  const made = await makeFolder(folder, 0o700).catch((cause: unknown) => {
     throw invalid(folder, "the socket's folder cannot be made", cause);
   });
   const stats = await promises.stat(folder);
