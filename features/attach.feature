@@ -1,3 +1,4 @@
+@emulated
 Feature: Attaching
   A program reads sealed weights in place, and says which weights it expects. Content decides, not names.
 

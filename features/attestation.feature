@@ -1,3 +1,4 @@
+@emulated
 Feature: Statements that a stranger can check
   An auditor asks with a nonce, and checks the answer elsewhere, with a public key and a file of their own.
 

@@ -1,7 +1,7 @@
 Feature: Several at once
   Whoever comes at the same time gets one of the answers that somebody who came alone would get.
 
-  @VR-MEM-04
+  @VR-MEM-04 @emulated
   Scenario: Of several models exactly those that fit are sealed
     Given a file "weights.bin" of 16000000 bytes
     And 1 device of 64 MiB

@@ -4,7 +4,7 @@ Feature: What a failure leaves behind
   Background:
     Given a file "weights.bin" of 3000000 bytes
 
-  @VR-MEM-04
+  @VR-MEM-04 @emulated
   Scenario Outline: The driver refuses <call> while a model is sealed
     When I open the device
     And the driver fails its next "<call>" with OUT_OF_MEMORY
@@ -19,7 +19,7 @@ Feature: What a failure leaves behind
       | memory.map        | OUT_OF_VRAM |
       | memory.setAccess  | OUT_OF_VRAM |
 
-  @VR-MEM-04
+  @VR-MEM-04 @emulated
   Scenario: The same model is sealed after a failure
     When I open the device
     And the driver fails its next "memory.create" with OUT_OF_MEMORY
@@ -27,7 +27,7 @@ Feature: What a failure leaves behind
     And I seal "weights.bin"
     Then it succeeds
 
-  @VR-DEV-05
+  @VR-DEV-05 @emulated
   Scenario: A device that breaks takes its shards with it
     Given "weights.bin" is sealed
     When the next launch of the kernel breaks the device
@@ -36,7 +36,7 @@ Feature: What a failure leaves behind
     And "weights.bin" is listed as lost
     And device 0 is lost
 
-  @VR-VER-01
+  @VR-VER-01 @emulated
   Scenario: Memory that cannot be read is neither a pass nor a mismatch
     Given "weights.bin" is sealed
     When the memory of "weights.bin" has an uncorrectable error
@@ -75,7 +75,7 @@ Feature: What a failure leaves behind
     Then it is refused with MEASUREMENT_MISMATCH
     And the worker is running
 
-  @VR-DEV-05
+  @VR-DEV-05 @emulated
   Scenario: One device of two that breaks leaves the other working
     Given 2 devices of 64 MiB
     When I seal "weights.bin" on device 0

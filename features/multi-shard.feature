@@ -24,7 +24,7 @@ Feature: Models of several shards
     And I verify every member of "llama.safetensors"
     Then it is refused with MEASUREMENT_MISMATCH
 
-  @VR-SEAL-06 @VR-MEM-05
+  @VR-SEAL-06 @VR-MEM-05 @emulated
   Scenario: A set that does not fit is not begun
     Given a model "llama.safetensors" of 68 MiB
     And 1 device of 64 MiB

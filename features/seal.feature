@@ -2,7 +2,7 @@ Feature: Sealing a model in VRAM
   A source is read once into the memory of a device, measured there, and sealed only if the measurement is what it should
   be. A call that fails has done nothing.
 
-  @VR-SEAL-01 @VR-SEAL-05
+  @VR-SEAL-01 @VR-SEAL-05 @emulated
   Scenario: A model is sealed under the digest that the standard's own tool gives its file
     Given a model "llama.safetensors" of 2 MiB
     When I seal "llama.safetensors"

@@ -1,3 +1,4 @@
+@emulated
 Feature: The service
   What is sealed stays wanted until it is evicted, and what was found to have changed stays stopped, also over restarts.
 

@@ -8,7 +8,7 @@ Feature: For a long time
     Then nothing is listed
     And all of the memory is free again
 
-  @VR-MEM-05
+  @VR-MEM-05 @emulated
   Scenario: A model that is larger than the device is refused before it is read
     Given a file "weights.bin" of 70000000 bytes
     And 1 device of 64 MiB
@@ -16,7 +16,7 @@ Feature: For a long time
     Then it is refused with OUT_OF_VRAM
     And all of the memory is free again
 
-  @VR-MEM-05
+  @VR-MEM-05 @emulated
   Scenario: A plan says what would not fit, and moves nothing
     Given a file "weights.bin" of 70000000 bytes
     And 1 device of 64 MiB

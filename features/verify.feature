@@ -5,7 +5,7 @@ Feature: Verifying where the bytes lie
     Given a model "llama.safetensors" of 2 MiB
     And "llama.safetensors" is sealed
 
-  @VR-VER-01
+  @VR-VER-01 @emulated
   Scenario: Bytes that did not change pass, all of them measured
     When I verify "llama.safetensors"
     Then it succeeds
@@ -35,7 +35,7 @@ Feature: Verifying where the bytes lie
     And "llama.safetensors" is listed as mismatched
     And the worker is stopped
 
-  @VR-VER-05
+  @VR-VER-05 @emulated
   Scenario: A measurement that did nothing is neither a pass nor a mismatch
     When the next launch of the kernel is dropped
     And I verify "llama.safetensors"

@@ -38,7 +38,12 @@ function readPlace(env, now, commit) {
   return { folder, id, target, key: resolve(ROOT, env.VRAM_PROOF_KEY || join(folder, "proof-signing-key.pem")) };
 }
 
+/** What would make a substituted driver, or a device that is asked for by name, pass for this machine's own. */
+const MISLEADING = ["VRAM_LIBCUDA", "VRAM_DEVICE_TESTS", "VRAM_BACKEND"];
+
 await runToTheEnd(async () => {
+  const set = MISLEADING.filter((name) => (process.env[name] ?? "") !== "");
+  if (set.length > 0) throw new StepFailed(`a proof is of this machine as it is: unset ${set.join(", ")}`, 2);
   const startedAt = new Date();
   const { readSource } = await import("./proof/environment.mjs");
   const source = readSource();

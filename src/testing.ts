@@ -1,8 +1,9 @@
 /**
  * For tests of programs that use this library: a system on the emulated device with faults to inject, sealed bytes to
  * change, and a count of live handles. Nothing here is reachable from the library's main entry.
+ *
+ * @module vram-residency/testing
  */
-
 import type { Vram } from "./api.ts";
 import { assert, present } from "./assert.ts";
 import type { EmulatedDriver } from "./cuda/emulated/options.ts";
@@ -13,15 +14,35 @@ import type { RemoteDevice, RemoteDeviceOptions } from "./process/remote-device.
 import { flipShardBit } from "./tamper.ts";
 import { createVram } from "./vram.ts";
 
-export { createFaultPlan, type FaultPlan } from "./cuda/emulated/faults.ts";
+export type { OpenFile } from "./audit/durable.ts";
+export type { Clock } from "./clock.ts";
+export type { Access, AllocationProperties, Backend, DeviceAttribute, PointerAttribute } from "./cuda/driver.ts";
+export {
+  createFaultPlan,
+  type EmulatedFaults,
+  type ExecutionPoint,
+  type ExecutionVerdict,
+  type FaultPlan,
+  type OperationKind,
+  type UnreadableRange,
+} from "./cuda/emulated/faults.ts";
 export { EmulatorLint } from "./cuda/emulated/lint.ts";
+export type { EmulatedDeviceSpec } from "./cuda/emulated/options.ts";
+export type { HostTraces } from "./device/detect.ts";
 export { liveHandles } from "./dispose.ts";
-export type { TestOptions } from "./open.ts";
+export type { TestOptions, VramOptions } from "./open.ts";
+export type { FileDescriptor, FileSystem } from "./source/file.ts";
+export type { Vram };
 
+/** What `openTestVram` hands out. Closing `vram` closes everything behind it. */
 export interface TestVram {
+  /** The library, as `openVram` hands it out. */
   readonly vram: Vram;
   /** What stands behind it. */
-  readonly open: OpenSystem & { readonly driver: EmulatedDriver };
+  readonly open: OpenSystem & {
+    /** The emulated one, with what only it can be asked. */
+    readonly driver: EmulatedDriver;
+  };
   /** Flips one bit of a sealed shard in VRAM through a writable alias. Offset in bytes, bit 0–7. */
   readonly flipBit: (idOrName: string, offset: number, bit: number) => Promise<void>;
 }
@@ -88,6 +109,15 @@ export async function serveForTests(
 }
 
 const onEmulation = (open: OpenSystem): open is TestVram["open"] => "emulation" in open.driver;
+
+/**
+ * A system on whatever device there is, and a way to change what it has sealed: for tests of a GPU of one's own. It takes
+ * the options of `openVram`, and throws what that throws.
+ */
+export async function openTamperedVram(options: VramOptions = {}): Promise<Pick<TestVram, "vram" | "flipBit">> {
+  const open = await openSystem(options, {});
+  return { vram: createVram(open), flipBit: (...args) => flipShardBit(open, ...args) };
+}
 
 /** Opens a system on the emulated device. */
 export async function openTestVram(options: VramOptions = {}, test: TestOptions = {}): Promise<TestVram> {

@@ -101,6 +101,10 @@ When(
   "I seal {string} with a maximum age of {int} ms",
   seal((_name, maxAgeMs) => ({ maxAgeMs }), 2),
 );
+When(
+  "I seal {string} expecting the digest {string}",
+  seal((_name, expected) => ({ expected }), 2),
+);
 When("I seal {string} in {int} shards", async function (name, shards) {
   const vram = await this.vram();
   await this.attempt(async () => {

@@ -30,8 +30,9 @@ const code = await serveForTests(process.argv.slice(1), ({ flipBit }) => {
 process.exit(code);`;
 
 class Service {
-  constructor(folder) {
+  constructor(folder, options = []) {
     this.folder = folder;
+    this.options = options;
     this.env = {
       ...process.env,
       ...{ HOME: folder, XDG_RUNTIME_DIR: join(folder, "run"), XDG_STATE_HOME: join(folder, "state"), NO_COLOR: "1" },
@@ -40,11 +41,12 @@ class Service {
   }
 
   async start() {
-    const args = ["--json", "--quiet", "--set", "emulated.bytes=64MiB", "--set", "hashThreads=0"];
+    const args = ["--json", "--quiet", "--set", "emulated.bytes=64MiB", "--set", "hashThreads=0", ...this.options];
     this.child = spawn(process.execPath, ["--input-type=module", "-e", TAMPERED, "--", ...args], { env: this.env });
     this.child.stdin.on("error", () => undefined);
     const [said] = await once(this.child.stdout, "data");
-    this.client = openClient({ socket: JSON.parse(String(said)).socket });
+    this.told = JSON.parse(String(said));
+    this.client = openClient({ socket: this.told.socket });
     // What is wanted is sealed again; what is blocked stays so.
     const isUnderWay = ({ state }) => state === "waiting" || state === "restoring";
     while ((await this.client.list()).missing.some(isUnderWay));
@@ -74,6 +76,10 @@ class Service {
 
 Given("a service", async function () {
   this.service = new Service(this.folder);
+  await this.service.start();
+});
+Given("a service that listens on TCP", async function () {
+  this.service = new Service(this.folder, ["--listen", "127.0.0.1:0"]);
   await this.service.start();
 });
 Given("the service seals {string}", async function (name) {

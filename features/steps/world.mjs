@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { After, setDefaultTimeout, setWorldConstructor } from "@cucumber/cucumber";
-import { createFaultPlan, liveHandles, openTestVram } from "../../dist/testing.js";
+import { createFaultPlan, liveHandles, openTamperedVram, openTestVram } from "../../dist/testing.js";
 
 const MAKE = fileURLToPath(new URL("../../scripts/make-model.mjs", import.meta.url));
 const MIB = 2 ** 20;
@@ -18,11 +18,18 @@ const MIB = 2 ** 20;
 /** A watchdog. */
 setDefaultTimeout(60_000);
 
+/** `VRAM_FEATURES_BACKEND=cuda`: what is not tagged `@emulated` runs on a GPU (profile `gpu` of cucumber.json). */
+const ON_GPU = process.env.VRAM_FEATURES_BACKEND === "cuda";
+const openOnGpu = ({ emulated: _, ...options }) =>
+  openTamperedVram({ ...options, backend: "cuda", cudaLibrary: process.env.VRAM_LIBCUDA || undefined });
+
 export class Scene {
   folder = mkdtempSync(join(tmpdir(), "vram-feature-"));
   /** Options of the system to come. */
   options = { emulated: { byteLength: 64 * MIB, devices: 1 }, hashThreads: 0 };
   faults = createFaultPlan();
+  /** What else of its surroundings is not as it is: clock, disk of the audit log. */
+  overrides = {};
   /** Seals and sets by name, as they were handed out. */
   seals = new Map();
   sets = new Map();
@@ -63,8 +70,12 @@ export class Scene {
   }
 
   async system() {
-    this.#open ??= await openTestVram(this.options, { faults: this.faults });
+    this.#open ??= ON_GPU ? await openOnGpu(this.options) : await openTestVram(this.options, this.surroundings());
     return this.#open;
+  }
+
+  surroundings() {
+    return { faults: this.faults, ...this.overrides };
   }
 
   async vram() {

@@ -8,12 +8,12 @@ const FEATURES = new URL("../../features/", import.meta.url);
 const ID = /^VR-[A-Z]{2,4}-\d{2}$/;
 /** Anything in brackets that means to be a tag, right or wrong. */
 const TAG = /\[(VR-[^\]]*)\]/g;
-/** The milestones that open rows arrive with. */
+/** What open rows may arrive with. */
 const MILESTONES = "hostile files and sets, real GPUs, audit log, service, attach, attest, proof bundle".split(", ");
 
 /** A row before anything is known of it. */
 type Row = Readonly<
-  Partial<Record<"id" | "title" | "must" | "origin" | "gpu" | "status" | "arrives" | "note", unknown>>
+  Partial<Record<"id" | "title" | "must" | "origin" | "gpu" | "status" | "arrives" | "note" | "scenario", unknown>>
 >;
 
 const ROWS = JSON.parse(
@@ -33,6 +33,7 @@ function faultsOf(row: Row): readonly string[] {
     ["status", isOpen || row.status === "covered"],
     ["arrives", isOpen ? MILESTONES.includes(row.arrives as string) : row.arrives === undefined],
     ["note", row.note === undefined || isText(row.note)],
+    ["scenario", row.scenario === undefined || (isText(row.scenario) && /^none: ./.test(row.scenario as string))],
   ];
   const known = checks.map(([field]) => field);
   const unknown = Object.keys(row).filter((field) => !known.includes(field));
@@ -61,11 +62,13 @@ const TAGS = readTree()
   .filter(({ path }) => path.startsWith("test/"))
   .flatMap(tagsOf);
 
-/** Tags of scenarios: `@VR-SEAL-01`. */
+/** Tags of scenarios: `@VR-SEAL-01`. `@emulated` is what cannot be asked of a GPU. */
 const SCENARIO_TAGS = readdirSync(FEATURES)
   .filter((name) => name.endsWith(".feature"))
   .flatMap((path) =>
-    [...readFileSync(new URL(path, FEATURES), "utf8").matchAll(/@(\S+)/g)].map(([, id = ""]) => ({ id, path })),
+    [...readFileSync(new URL(path, FEATURES), "utf8").matchAll(/@(\S+)/g)]
+      .map(([, id = ""]) => ({ id, path }))
+      .filter(({ id }) => id !== "emulated"),
   );
 
 describe("requirements", () => {
@@ -102,6 +105,39 @@ describe("requirements", () => {
   });
 });
 
+/** Ids of covered rows that neither have a scenario nor say why there is none, or do both. */
+function unsettled(rows: readonly Row[], scenarioTags: readonly { readonly id: string }[]): readonly unknown[] {
+  const tagged = new Set(scenarioTags.map(({ id }) => id));
+  return rows
+    .filter(({ id, status, scenario }) => status === "covered" && tagged.has(String(id)) === (scenario !== undefined))
+    .map(({ id }) => id);
+}
+
+describe("[VR-PRF-03] behaviour", () => {
+  it("of every requirement has a scenario, or the row says why nobody could see it", () => {
+    expect(unsettled(ROWS, SCENARIO_TAGS)).toEqual([]);
+    const row = { id: "VR-MEM-01", status: "covered" };
+    expect(unsettled([row], []), "neither").toEqual(["VR-MEM-01"]);
+    expect(unsettled([{ ...row, scenario: "none: x" }], [{ id: "VR-MEM-01" }]), "both").toEqual(["VR-MEM-01"]);
+  });
+
+  it("is described group by group, in at least 50 scenarios with names of their own", () => {
+    const groups = readdirSync(FEATURES).filter((name) => name.endsWith(".feature"));
+    const wanted = [
+      ..."seal verify extended-verification multi-shard security error-recovery policy concurrent-access".split(" "),
+      ..."stress signature-robustness audit attestation attach service".split(" "),
+    ];
+    expect(groups).toEqual(expect.arrayContaining(wanted.map((name) => `${name}.feature`)));
+    const names = groups.flatMap((group) =>
+      [...readFileSync(new URL(group, FEATURES), "utf8").matchAll(/^ {2}Scenario(?: Outline)?: (.+)$/gm)].map(
+        ([, name]) => `${group}: ${name}`,
+      ),
+    );
+    expect(names.length).toBeGreaterThanOrEqual(50);
+    expect(names.filter((name, index) => names.indexOf(name) !== index)).toEqual([]);
+  });
+});
+
 describe("the checks of requirements bite", () => {
   const valid = { id: "VR-MEM-01", title: "a", must: "b", gpu: false, status: "covered" };
 
@@ -117,6 +153,7 @@ describe("the checks of requirements bite", () => {
     ["arrives", { ...valid, status: "open", arrives: "some day" }],
     ["arrives", { ...valid, arrives: "attest" }],
     ["note", { ...valid, note: "" }],
+    ["scenario", { ...valid, scenario: "later" }],
     ["notes", { ...valid, notes: "a field nobody knows" }],
   ])("a faulty %s", (field, row) => {
     expect(faultsOf(row)).toEqual([field]);
