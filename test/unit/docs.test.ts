@@ -32,9 +32,12 @@ interface Shown {
 /** Every `npx vram …` and `npm run -s vram -- …` with arguments, in blocks and in running text. */
 function shownIn(page: string): Shown[] {
   const lines = read(page).matchAll(/(?:npx vram|npm run -s vram --) ([^`\n#]+)/g);
-  return [...lines]
-    .map(([, rest = ""]) => ({ page, words: rest.trim().split(/\s+/) }))
-    .filter(({ words }) => words[0] !== "…");
+  return (
+    [...lines]
+      // Behind ` -- ` stands somebody else's command.
+      .map(([, rest = ""]) => ({ page, words: (rest.split(" -- ")[0] ?? "").trim().split(/\s+/) }))
+      .filter(({ words }) => words[0] !== "…")
+  );
 }
 
 /** The long options of a help text. */

@@ -31,7 +31,7 @@ describe("the worked vector of a set", () => {
     expect(createSetSeal(key(), digest, macs)).toEqual({ version: 1, totalShards: 2, digest, macs, mac });
     const page = read("docs/seal.md");
     for (const hex of [setInfo, setKey, digest, ...macs, mac]) expect(page).toContain(hex);
-    const shown = /xxd -r -p > set\.bytes <<'END'\n([0-9a-f\s]+)END/.exec(page)?.[1] ?? "";
+    const shown = /unhex > set\.bytes <<'END'\n([0-9a-f\s]+)END/.exec(page)?.[1] ?? "";
     expect(shown.replaceAll(/\s/g, "")).toBe(bytes);
   });
 
