@@ -1,6 +1,6 @@
 /** A small proof bundle, made as `npm run proof` makes one, with whatever a test wants to be different. */
 import { createHash } from "node:crypto";
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { signEnvelope } from "../../src/attest/envelope.ts";
@@ -74,3 +74,10 @@ export function makeBundle(knobs: BundleKnobs = {}) {
   );
   return { folder, signer, paths: [...Object.keys(all), SUMS_FILE, STATEMENT_FILE] };
 }
+
+/** Variables of `npm run proof`, by its source. */
+export const PROOF_VARIABLES = [
+  ...new Set(
+    readFileSync(new URL("../../scripts/proof.mjs", import.meta.url), "utf8").match(/\bVRAM_PROOF_[A-Z_]+\b/g) ?? [],
+  ),
+];
