@@ -9,6 +9,8 @@
  * const client = openClient({ socket: "/run/vram-residency/vram.sock" });
  * const { lease } = await client.grant({ shard: "model.safetensors", maxAgeMs: 0 });
  * ```
+ *
+ * @module vram-residency/client
  */
 import type { z } from "zod";
 import { anyObject, readState, readValue, requireSuccess } from "./client/answers.ts";
@@ -37,7 +39,7 @@ export type {
   HostAttachment,
 } from "./client/attach.ts";
 export type { EndedLease } from "./client/attach-checks.ts";
-export type { FeedEntry, FeedItem, FeedOptions } from "./client/feed.ts";
+export type { FeedEntry, FeedItem, FeedOptions, Pause } from "./client/feed.ts";
 export type { ServiceAddress } from "./client/transport.ts";
 export { type ErrorCode, VramError } from "./errors.ts";
 export { withCorrelation } from "./journal/scope.ts";
@@ -70,6 +72,7 @@ export type {
 
 /** What every call takes. */
 export interface CallOptions {
+  /** Fires: the request is given up, and the call throws `ABORTED`. What the service has begun may go on. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -80,19 +83,31 @@ export type Shown = Pick<replies.Listing, "shards" | "missing">;
 export interface Client {
   /** The socket or address, for messages. */
   readonly where: string;
+  /** Whether a file would fit, by its header and the account of the device. Reserves nothing. */
   plan(request: PlanRequest, options?: CallOptions): Promise<replies.Plan>;
   /** Begins to seal; with `wait: true` answers when that has ended. A failed operation is an answer, not an error. */
   seal(request: SealRequestBody, options?: CallOptions): Promise<replies.OperationReply>;
+  /** How far a seal or restore is, or how it ended. `OPERATION_NOT_FOUND` for an id that the service does not have. */
   operation(operationId: string, options?: CallOptions): Promise<replies.OperationReply>;
+  /** Stops an operation; what it did is undone. `OPERATION_NOT_FOUND` for an id that the service does not have. */
   cancel(operationId: string, options?: CallOptions): Promise<replies.OperationReply>;
+  /** What is resident, what is wanted and missing, what is being sealed. */
   list(options?: CallOptions): Promise<replies.Listing>;
+  /** One shard, or the members of a set. `SHARD_NOT_FOUND` if there is none. */
   show(shard: string, options?: CallOptions): Promise<Shown>;
+  /** Measures the shard in VRAM, or settles for a measurement that is fresh enough. Throws, or returns a report. */
   verify(shard: string, request?: VerifyRequestBody, options?: CallOptions): Promise<replies.Verification>;
   /** The execute gate: verifies, or settles for a verification fresh enough, then grants. */
   grant(request: LeaseRequest, options?: CallOptions): Promise<replies.GrantedLease>;
+  /**
+   * Gives a lease another deadline; with `maxAgeMs` its shard is verified first. `LEASE_NOT_FOUND` once it has ended.
+   */
   renew(leaseId: string, request?: RenewRequest, options?: CallOptions): Promise<replies.RenewedLease>;
+  /** Gives a lease back. `LEASE_NOT_FOUND` once it has ended. */
   release(leaseId: string, options?: CallOptions): Promise<replies.LeaseReply>;
+  /** One lease that is held. `LEASE_NOT_FOUND` once it has ended. */
   lease(leaseId: string, options?: CallOptions): Promise<replies.LeaseReply>;
+  /** All leases that are held; scope `operate`. */
   leases(options?: CallOptions): Promise<readonly replies.LeaseReply[]>;
   /**
    * The weights themselves, where they lie, for as long as the connection is there; on a socket only. `expect` says what
@@ -103,9 +118,15 @@ export interface Client {
   attest(request: StatementRequest, options?: CallOptions): Promise<replies.StatementReply>;
   /** What a statement is checked with. It should come to whoever checks another way. */
   statementKeys(options?: CallOptions): Promise<replies.StatementKeysReply>;
+  /** Signs statements with a new key from now on; the change is put on record first. */
   rotateStatementKey(request: RotateRequest, options?: CallOptions): Promise<replies.StatementKeysReply>;
+  /**
+   * Zeroes and frees a shard or set, which is not wanted any more. `SHARD_BUSY` while it is leased, unless `revoke`.
+   */
   evict(shard: string, options?: CallOptions & { readonly revoke?: boolean }): Promise<replies.Eviction>;
+  /** Lets a stopped worker seal again; the reason goes on record. Returns the devices after it. */
   resume(request: ResumeRequest, options?: CallOptions): Promise<readonly replies.DeviceState[]>;
+  /** The devices, with their workers, processes and capacity in bytes. */
   devices(options?: CallOptions): Promise<readonly replies.DeviceState[]>;
   /** What is resident, what is missing, and the devices; also where the service is not ready. */
   ready(options?: CallOptions): Promise<replies.Readiness>;
@@ -127,6 +148,7 @@ export interface Client {
   close(): void;
 }
 
+/** How a client behaves, beside where its service is. */
 export interface ClientOptions {
   /** How the feed waits before it connects again. */
   readonly pause?: Pause;

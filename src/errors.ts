@@ -149,7 +149,7 @@ export const ERROR_TABLE = {
   INTERNAL: row("an assumption of this program did not hold", "please report it with the message"),
 } as const satisfies Record<string, ErrorRow>;
 
-/** A stable error code; see `docs/` and {@link ERROR_TABLE} for meaning and fix. */
+/** A stable error code; docs/errors.md has the meaning, the exit code and the fix of each. @useDeclaredType */
 export type ErrorCode = keyof typeof ERROR_TABLE;
 
 /**
@@ -195,7 +195,9 @@ export type ErrorDetails = Readonly<Record<string, unknown>>;
 
 /** The only error this package throws on purpose. */
 export class VramError extends Error {
+  /** Tells it from other errors where `instanceof` cannot: across copies of this package. */
   override readonly name = "VramError";
+  /** What programs match on; stable. */
   readonly code: ErrorCode;
   /** Whether the same call may succeed later without anything being mended. */
   readonly retriable: boolean;
@@ -203,8 +205,10 @@ export class VramError extends Error {
   readonly fatal: boolean;
   /** What to do about it. */
   readonly fix: string;
+  /** Numbers, digests and names that belong to the message; `{}` if there are none. */
   readonly details: ErrorDetails;
 
+  /** `fix` replaces the code's own; `cause` may name what the system refused, and then its fix is taken. */
   constructor(
     code: ErrorCode,
     message: string,
@@ -221,7 +225,18 @@ export class VramError extends Error {
   }
 
   /** The error as plain data: what `--json` prints. */
-  toJSON(): { code: ErrorCode; message: string; fix: string; retriable: boolean; details: ErrorDetails } {
+  toJSON(): {
+    /** As on the error. */
+    code: ErrorCode;
+    /** As on the error. */
+    message: string;
+    /** As on the error. */
+    fix: string;
+    /** As on the error. */
+    retriable: boolean;
+    /** As on the error. */
+    details: ErrorDetails;
+  } {
     return {
       code: this.code,
       message: this.message,

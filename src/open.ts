@@ -43,12 +43,20 @@ export interface VramOptions {
   readonly requireGpu?: boolean;
   /** Where keys and worker states are kept. Without it they live in memory and end with the process. */
   readonly stateDir?: string;
-  readonly emulated?: { readonly devices?: number; readonly byteLength?: number };
+  /** The emulated devices; of no other backend. */
+  readonly emulated?: {
+    /** How many; default 1. */
+    readonly devices?: number;
+    /** Of each; default 2 GiB, rounded down to whole granules. */
+    readonly byteLength?: number;
+  };
   /** Also accept a GPU that is shared through MPS. */
   readonly allowMps?: boolean;
   /** What a mismatch stops: the worker of the device (default), or the shard alone. */
   readonly onMismatch?: OnMismatch;
+  /** A source with more bytes is refused with `SOURCE_TOO_LARGE`; default 100 GB. */
   readonly maxModelBytes?: number;
+  /** Never promised to anyone, on each device; default 64 MiB, or 1/32 of a small device. */
   readonly headroomBytes?: number;
   /** Files must lie under one of these; default `/`. */
   readonly modelRoots?: readonly string[];
@@ -70,14 +78,21 @@ export interface VramOptions {
 export interface TestOptions {
   /** The disk of the audit log. */
   readonly auditFiles?: OpenFile;
+  /** Instead of the machine's clocks. */
   readonly clock?: Clock;
+  /** The file system that models are read from; without it the real one. */
   readonly fs?: FileSystem;
+  /** What the emulated driver is made to do wrong. */
   readonly faults?: EmulatedFaults;
+  /** What the machine shows of NVIDIA, instead of looking. */
   readonly traces?: HostTraces;
   /** Overrides for each emulated device; `byteLength` and `uuid` are filled in. */
   readonly deviceSpec?: Partial<EmulatedDeviceSpec>;
+  /** Slots of the staging ring; default: `limits.ts`. */
   readonly ringSlots?: number;
+  /** Bytes of one slot of the staging ring. */
   readonly ringSlotBytes?: number;
+  /** Bytes that one launch of the measuring kernel covers. */
   readonly measureWindowBytes?: number;
 }
 

@@ -101,7 +101,14 @@ export interface RefusedStatement {
 
 /** What `checkStatement` found: the statement with what it shows, or the first fault. */
 export type CheckedStatement =
-  | { readonly ok: true; readonly statement: Statement; readonly findings: readonly Finding[] }
+  | {
+      /** Tells it from one that was refused. */
+      readonly ok: true;
+      /** What the signer says; not all of it is shown. */
+      readonly statement: Statement;
+      /** What is shown of it, and what is not; always all properties, in one order. */
+      readonly findings: readonly Finding[];
+    }
   | RefusedStatement;
 
 /** Terms, read. */

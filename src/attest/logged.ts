@@ -13,6 +13,7 @@ import { parseProofFile, type TlogProof } from "../audit/tlog-proof.ts";
 import { leafHash } from "../audit/tree.ts";
 import type { Statement } from "./statement.ts";
 
+/** What is wrong with the proof, its line, or the log that signed it. API: programs match on them. */
 export type LogFault = "log-proof" | "log-entry" | "log-key";
 
 export type Logged =

@@ -35,8 +35,11 @@ const time = z.iso.datetime({ precision: 3 });
 const facts = z.record(z.string().max(64), z.union([z.boolean(), z.number(), z.string().max(256)]));
 
 const subject = z.strictObject({
+  /** What people call the shard. */
   name: text,
+  /** By which the weights are found again. */
   digest: z.strictObject({
+    /** fs-verity digest, 32 bytes hex. */
     [DIGEST_ALGORITHM]: hash,
     /** Of the whole shard in one piece; only if it was computed when it was sealed. */
     sha256: hash.optional(),
@@ -44,37 +47,59 @@ const subject = z.strictObject({
 });
 
 const predicate = z.strictObject({
+  /** `statement-` and 26 letters and digits: names it in the audit log. */
   statementId: z.string().regex(/^statement-[a-z2-7]{26}$/),
+  /** When it was signed. */
   issuedAt: time,
+  /** What measured; the predicate type names it too. */
   backend: z.enum(["cuda", "cuda-substituted", "emulated"]),
+  /** Where it was measured. */
   device: z.strictObject({
+    /** From 0, as the driver counted in the service. */
     ordinal: count,
+    /** `GPU-…`, `MIG-…`, emulated `EMU-…`. */
     uuid: text,
+    /** As the driver calls it. */
     name: z.string().max(256),
+    /** MAJOR.MINOR, as the driver says. */
     computeCapability: z.string().max(64),
     /** 13000 is CUDA 13.0. */
     driverVersion: count,
+    /** Of its memory. */
     bytesTotal: count,
+    /** As `DeviceFacts` has them. */
     facts,
   }),
+  /** What was measured. */
   shard: z.strictObject({
+    /** Names it on its own. */
     shardId: text,
+    /** Which of its set, from 0. */
     shardIndex: count,
+    /** How many its set has; 1 without a set. */
     totalShards: z.int().min(1),
     /** Where the shard begins in its file. */
     sourceOffset: count,
+    /** Of the shard. */
     byteLength: z.int().min(1),
+    /** By the wall clock of the signer. */
     sealedAt: time,
+    /** `expected`: the digest was given; `witnessed`: the host digested what it uploaded. */
     comparedWith: z.enum(["expected", "witnessed"]),
     /** Of the start of the service that sealed it. */
     instanceId: z.string().regex(/^[0-9a-f]{32}$/),
   }),
+  /** What was found, and for which question. */
   measurement: z.strictObject({
+    /** The subject's, as it was measured; hex. */
     digest: hash,
+    /** Always all of the shard. */
     bytesCovered: count,
     /** When it was begun, by the service's clock. */
     measuredAt: time,
+    /** `l2-possible`: a shard so small that the cache of the GPU may have answered. */
     readFrom: z.enum(["vram", "l2-possible", "emulated", "substituted"]),
+    /** Hex: the salt of the second measurement. */
     nonce: z.string().regex(/^(?:[0-9a-f]{2}){16,32}$/),
     /** Who chose the nonce. One that the service chose shows nothing about when. */
     nonceFrom: z.enum(["caller", "service"]),
@@ -82,23 +107,47 @@ const predicate = z.strictObject({
     saltedDigest: hash,
   }),
   /** Processes that were handed the memory, and could have mapped it writable. */
-  exports: z.strictObject({ now: count, total: count }),
-  policy: z.strictObject({ version: z.literal(1), device: facts, allocation: facts }),
+  exports: z.strictObject({
+    /** Connections over which one has it. */
+    now: count,
+    /** How often it was handed to one since it was sealed. */
+    total: count,
+  }),
+  /** What had to hold of device and allocation, by the signer's word. */
+  policy: z.strictObject({
+    /** Of this form. */
+    version: z.literal(1),
+    /** Facts that a device must have. */
+    device: facts,
+    /** Facts that an allocation must have. */
+    allocation: facts,
+  }),
+  /** SHA-256 of `policy` as RFC 8785 JSON; hex. */
   policyDigest: hash,
+  /** What measured, by its own word. */
   software: z.strictObject({
+    /** Of this package. */
     name: z.literal("vram-residency"),
+    /** Of this package, as semver. */
     version: text,
     /** SHA-256 of the PTX that measures; absent on the emulated device, which runs none. */
     kernel: hash.optional(),
   }),
   /** The line of the audit log that tells of this measurement, with its place under a log checkpoint: a C2SP tlog-proof. */
-  log: z.strictObject({ proof: z.string().max(LIMITS.statementBytes) }),
+  log: z.strictObject({
+    /** As text; `extra` is the line. */
+    proof: z.string().max(LIMITS.statementBytes),
+  }),
 });
 
 export const statementSchema = z.strictObject({
+  /** Of in-toto. */
   _type: z.literal(STATEMENT_TYPE),
+  /** Exactly one. */
   subject: z.tuple([subject]),
+  /** One of `PREDICATE_TYPES`. */
   predicateType: z.string().max(256),
+  /** What the signer says. */
   predicate,
 });
 

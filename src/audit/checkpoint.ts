@@ -16,6 +16,7 @@ import { NODE_BYTES } from "./tree.ts";
 
 /** The head of a log at one size. */
 export interface LogCheckpoint {
+  /** Names the log: `vram-residency/` and 16 hex digits. */
   readonly origin: string;
   /** Leaves. */
   readonly size: number;
@@ -26,9 +27,20 @@ export interface LogCheckpoint {
 /** Why a note is not a log checkpoint of this log. */
 export type CheckpointFault = "malformed" | "origin" | "unsigned" | "signature";
 
+/** What `checkCheckpoint` found: the head that was signed, or why it is none. */
 export type CheckedCheckpoint =
-  | { readonly ok: true; readonly checkpoint: LogCheckpoint }
-  | { readonly ok: false; readonly fault: CheckpointFault };
+  | {
+      /** It holds. */
+      readonly ok: true;
+      /** The head, signed by the key that was given. */
+      readonly checkpoint: LogCheckpoint;
+    }
+  | {
+      /** It does not hold. */
+      readonly ok: false;
+      /** What programs match on. */
+      readonly fault: CheckpointFault;
+    };
 
 const LOG_ID_BYTES = 8;
 

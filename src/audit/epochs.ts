@@ -19,7 +19,9 @@ export const EPOCH_KEY_BYTES = 32;
 
 /** K of one epoch. `key` is 32 bytes, and zeros once it was given up. */
 export interface EpochKey {
+  /** 0 is the key that the log began with. */
   readonly epoch: number;
+  /** A secret: who has it can forge macs of this epoch and all later ones. */
   readonly key: Uint8Array;
 }
 

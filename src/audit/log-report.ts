@@ -5,11 +5,11 @@
 import { LIMITS } from "../limits.ts";
 
 /**
- * `form`: not a line · `mac` · `seq`: another line in this place · `order`: an earlier line in front of this one ·
- * `missing` · `prev`: the chain of hashes · `epoch` · `tail`: cut within a line · `leaves`: kept leaf hashes ·
- * `segment`: one is missing · `file`: a name that no segment has · `pruned`: pruned without an entry that says so ·
- * `root`: a stored log checkpoint has another root · `checkpoint`: a stored note is bad · `truncated`: a log checkpoint
- * covers more entries than there are · `forked`: the remembered log checkpoint is of another history.
+ * What is wrong with a log. `form`: not a line · `mac` · `seq`: another line in this place · `order`: an earlier line
+ * in front of this one · `missing` · `prev`: the chain of hashes · `epoch` · `tail`: cut within a line · `leaves`: kept
+ * leaf hashes · `segment`: one is missing · `file`: a name that no segment has · `pruned`: pruned without an entry that
+ * says so · `root`: a stored log checkpoint has another root · `checkpoint`: a stored note is bad · `truncated`: a log
+ * checkpoint covers more entries than there are · `forked`: the remembered log checkpoint is of another history.
  */
 export type ProblemReason =
   | "form"
@@ -34,20 +34,27 @@ export type ProblemReason =
  * `checkpoint` are about no entry and have 0 for both.
  */
 export interface Problem {
+  /** What programs match on. */
   readonly reason: ProblemReason;
+  /** The first entry it is about. */
   readonly seq: number;
+  /** The last entry it is about. */
   readonly lastSeq: number;
+  /** For people. */
   readonly message: string;
 }
 
 /** Epochs from `first` to `last`. */
 export interface EpochRange {
+  /** From 0. */
   readonly first: number;
+  /** Not below `first`. */
   readonly last: number;
 }
 
 /** What these files and keys cannot tell, and from which entry on. */
 export interface Doubt {
+  /** What programs match on: something that may be so, and would not have been seen. */
   readonly what:
     | "truncation"
     | "rollback-or-fork"
@@ -59,9 +66,11 @@ export interface Doubt {
     | "not-compared";
   /** The first entry it is about. */
   readonly fromSeq: number;
+  /** For people: what it would take to exclude it. */
   readonly message: string;
 }
 
+/** What the verifier found, what it looked at, and what it could not exclude. */
 export interface LogReport {
   /** `intact`: nothing wrong was found; read `notExcluded` as well. */
   readonly verdict: "intact" | "damaged";
@@ -75,17 +84,24 @@ export interface LogReport {
   readonly firstBad: Problem | undefined;
   /** At most 64, as they were found. */
   readonly problems: readonly Problem[];
+  /** All of them. */
   readonly problemsTotal: number;
+  /** How much was checked against epoch keys; without a key nothing is. */
   readonly macs: {
+    /** Lines whose mac was computed. */
     readonly linesChecked: number;
+    /** Epochs whose key was at hand. */
     readonly checked: readonly EpochRange[];
+    /** Epochs whose key was not. */
     readonly unchecked: readonly EpochRange[];
   };
+  /** Signed heads that lie in the log's folder. */
   readonly checkpoints: {
     /** Where the key came from. `found` is worth less: it lies beside the log. */
     readonly key: "given" | "found" | "none";
     /** Stored log checkpoints with a good signature, and those whose root is the log's. */
     readonly stored: number;
+    /** Those of `stored` whose root is the log's. */
     readonly matched: number;
     /** Entries that a matching one covers. */
     readonly covered: number;
@@ -94,6 +110,7 @@ export interface LogReport {
   readonly remembered: "none" | "matches" | "differs" | "beyond" | "not-compared";
   /** Bytes of an unterminated last line behind everything that was signed: being written, or cut by a crash. */
   readonly inProgressBytes: number;
+  /** What these files and keys cannot tell; seldom empty. */
   readonly notExcluded: readonly Doubt[];
 }
 

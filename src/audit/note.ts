@@ -21,7 +21,9 @@ import { LIMITS } from "../limits.ts";
 
 /** The public half of a key that signs notes. */
 export interface NoteKey {
+  /** As it stands in signature lines; for a log its origin. */
   readonly name: string;
+  /** Ed25519. */
   readonly publicKey: KeyObject;
 }
 

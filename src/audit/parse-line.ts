@@ -11,16 +11,21 @@ import { canonicalObjectEnd } from "./canonical.ts";
 export interface AuditLine {
   /** The line without its line feed: the leaf. */
   readonly bytes: Uint8Array;
+  /** From 0, one more with each line. */
   readonly seq: number;
+  /** Milliseconds since 1970. */
   readonly timeMs: number;
   /** 16 bytes. */
   readonly boot: Uint8Array;
+  /** Whose key made `mac`. */
   readonly epoch: number;
+  /** What happened: docs/audit.md. */
   readonly type: string;
   /** Where `data` begins in `bytes`; it ends where the key `prev` begins. */
   readonly dataStart: number;
-  /** 32 bytes each. */
+  /** Leaf hash of the line before; 32 bytes. */
   readonly prev: Uint8Array;
+  /** HMAC-SHA256 under the key of the epoch; 32 bytes, not checked by reading. */
   readonly mac: Uint8Array;
 }
 
@@ -38,9 +43,22 @@ export type LineFault =
   | "data"
   | "form";
 
+/** A line, or why it is none and at which byte. */
 export type ParsedLine =
-  | { readonly ok: true; readonly line: AuditLine }
-  | { readonly ok: false; readonly fault: LineFault; readonly offset: number };
+  | {
+      /** It has the form of a line; its mac was not checked. */
+      readonly ok: true;
+      /** What it says. */
+      readonly line: AuditLine;
+    }
+  | {
+      /** It is none. */
+      readonly ok: false;
+      /** What programs match on. */
+      readonly fault: LineFault;
+      /** Byte at which that was seen. */
+      readonly offset: number;
+    };
 
 const KEYS = ["v", "seq", "time", "boot", "epoch", "type", "data", "prev", "mac"];
 /** What stands before the value of each key; values in quotation marks include the opening one. */

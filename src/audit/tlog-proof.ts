@@ -28,6 +28,7 @@ export interface TlogProof {
   readonly extra: Uint8Array | undefined;
   /** Seq of the line. */
   readonly index: number;
+  /** Inclusion proof, from the leaf's sibling up. */
   readonly hashes: Proof;
   /** The signed note, verbatim. */
   readonly checkpoint: Uint8Array;
@@ -35,14 +36,19 @@ export interface TlogProof {
 
 /** A consistency proof from the log checkpoint over `from` entries to the one in the note. */
 export interface ContinuationProof {
+  /** Entries that the earlier log checkpoint covers. */
   readonly from: number;
+  /** Consistency proof. */
   readonly hashes: Proof;
+  /** The signed note, verbatim. */
   readonly checkpoint: Uint8Array;
 }
 
 /** What one file holds. */
 export interface ProofFile {
+  /** That a line is in the log. */
   readonly proof: TlogProof;
+  /** Undefined unless the file was made for somebody who remembers a log checkpoint. */
   readonly continuation: ContinuationProof | undefined;
 }
 
@@ -125,9 +131,20 @@ export function parseProofFile(bytes: Uint8Array): ProofFile | undefined {
 /** Why a proof does not hold. */
 export type ProofFault = CheckpointFault | "inclusion" | "consistency";
 
+/** What `checkTlogProof` found: the log checkpoint that the line is under, or why it is not. */
 export type CheckedProof =
-  | { readonly ok: true; readonly checkpoint: LogCheckpoint }
-  | { readonly ok: false; readonly fault: ProofFault };
+  | {
+      /** It holds. */
+      readonly ok: true;
+      /** What the line is under. */
+      readonly checkpoint: LogCheckpoint;
+    }
+  | {
+      /** It does not hold. */
+      readonly ok: false;
+      /** What programs match on. */
+      readonly fault: ProofFault;
+    };
 
 /** Judges whether the leaf with this hash is where the proof says, in the log with this key. */
 export function checkTlogProof(proof: TlogProof, leaf: Uint8Array, key: NoteKey): CheckedProof {

@@ -28,6 +28,7 @@ import { type LogReading, readSegments } from "./read-log.ts";
 import { createSignedEpochs } from "./signed-epochs.ts";
 import { readFoundKey, readStoredCheckpoints, type StoredCheckpoints } from "./stored-checkpoints.ts";
 
+/** Which entries are read, and what they are held against. */
 export interface VerifyLogOptions {
   /** Lines of closed segments that end before this seq are taken by their kept leaf hashes. 0 if absent. */
   readonly from?: number;

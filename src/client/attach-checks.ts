@@ -118,7 +118,9 @@ export function requireGranted({ value, descriptors }: Reply, asked: Asked, wher
 
 /** A lease that has ended, and why. */
 export interface EndedLease {
+  /** The one that vouched for the weights. */
   readonly leaseId: string;
+  /** `released`, `expired`, or why it was revoked, as docs/audit.md has it; a newer service may have others. */
   readonly because: string;
 }
 

@@ -35,19 +35,28 @@ export interface AttachTerms {
 
 /** Where a tensor lies. Bytes from the start of the shard. */
 export interface AttachedTensor {
+  /** As the file has it. */
   readonly name: string;
+  /** The format's own name: `F32`, `BF16`, `Q4_K`, … */
   readonly dtype: string;
+  /** Extents in the order the file lists them. */
   readonly shape: readonly number[];
+  /** Of its first byte. */
   readonly offset: number;
+  /** May be 0. */
   readonly byteLength: number;
 }
 
 interface Attached extends AsyncDisposable {
+  /** The shard as of the grant. */
   readonly record: ShardRecordReply;
+  /** Its seal, as docs/seal.md has it. */
   readonly seal: Readonly<Record<string, unknown>>;
+  /** What vouches for the weights; renewed by the service where it granted it for the connection. */
   readonly lease: LeaseReply;
   /** Absent if a lease was presented and no measurement was asked for. */
   readonly verification?: Verification;
+  /** What the export is called on record. */
   readonly exportId: string;
   /** By name; empty for what is sealed as it is. */
   readonly tensors: ReadonlyMap<string, AttachedTensor>;
@@ -64,6 +73,7 @@ interface Attached extends AsyncDisposable {
  * through no other view, and never reaches the sealed bytes. After `close` they are empty.
  */
 export interface HostAttachment extends Attached {
+  /** Tells it from memory of a GPU. */
   readonly kind: "memfd";
   /** The bytes of a tensor, mapped when they are first asked for. `INVALID_ARGUMENT` if there is none of this name. */
   tensor(name: string): Uint8Array;
@@ -73,11 +83,13 @@ export interface HostAttachment extends Attached {
 
 /** Memory of a GPU, mapped as a whole and for reading. Nothing may be reading there when it is closed. */
 export interface DeviceAttachment extends Attached {
+  /** Tells it from memory of an emulated device. */
   readonly kind: "cuda-vmm";
   /** The address of a tensor, or of the shard, on this GPU and in this process. */
   devicePointer(name?: string): bigint;
 }
 
+/** What `attach` hands out; `kind` tells which. */
 export type Attachment = HostAttachment | DeviceAttachment;
 
 /** Without a measurement there is nothing to wait for but a place in the service's queue. */

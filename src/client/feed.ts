@@ -10,22 +10,40 @@ import { readProblem, readValue } from "./answers.ts";
 import { readEvents, type ServerEvent } from "./events.ts";
 import { isBroken, notOurs, type Transport } from "./transport.ts";
 
-const feedEntry = z.looseObject({ type: z.string(), seq: z.int().min(0) });
+const feedEntry = z.looseObject({
+  /** What happened: docs/api.md. */
+  type: z.string(),
+  /** 1, 2, … within this start of the service. */
+  seq: z.int().min(0),
+});
 const feedGap = z.object({ entries: z.int().min(0), because: z.string().optional() });
 
-/** An entry as it comes: `type` and `seq`, and whatever belongs to the type. A newer service may have others. */
+/** An entry as it comes: `type` and `seq`, and whatever belongs to the type. A newer service may have others. @interface */
 export type FeedEntry = Readonly<z.infer<typeof feedEntry>>;
 
+/** What a feed yields: an entry, or that some are missing. `id` is what `after` takes. */
 export type FeedItem =
-  | { readonly kind: "entry"; readonly id: string | undefined; readonly entry: FeedEntry }
+  | {
+      /** Something happened. */
+      readonly kind: "entry";
+      /** For `after`; undefined if the service gave none. */
+      readonly id: string | undefined;
+      /** What happened. */
+      readonly entry: FeedEntry;
+    }
   /** Entries are not kept any more: so many, or nobody knows how many, because the service was started again. */
   | {
+      /** Something is missing. */
       readonly kind: "gap";
+      /** For `after`; undefined if the service gave none. */
       readonly id: string | undefined;
+      /** How many are missing; 0 if nobody knows. */
       readonly entries: number;
+      /** `dropped`: not kept any more; `restarted`: the service was started again. */
       readonly because?: string | undefined;
     };
 
+/** Which entries a feed yields, and from where on. */
 export interface FeedOptions {
   /** Only what happens on this behalf. */
   readonly correlationId?: string;
@@ -33,6 +51,7 @@ export interface FeedOptions {
   readonly types?: readonly string[];
   /** The id of the last item that is known; default: begins with what happens next. */
   readonly after?: string;
+  /** Fires: the feed ends, without an error. */
   readonly signal?: AbortSignal | undefined;
 }
 

@@ -8,7 +8,17 @@ import { systemReason, toVramError, VramError } from "../errors.ts";
 import { currentScope } from "../journal/scope.ts";
 
 /** Where a service is. A token is for TCP; on a socket the service knows who asks. */
-export type ServiceAddress = { readonly socket: string } | { readonly url: string; readonly token?: string };
+export type ServiceAddress =
+  | {
+      /** Path of a Unix socket. */
+      readonly socket: string;
+    }
+  | {
+      /** `http://` or `https://`, a host and a port; with a token `https://`, unless it is loopback. */
+      readonly url: string;
+      /** As `vram token add` printed it. */
+      readonly token?: string;
+    };
 
 export interface Exchange {
   readonly method: "GET" | "POST" | "DELETE";

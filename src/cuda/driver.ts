@@ -29,6 +29,7 @@ export const DEVICE_ATTRIBUTE = {
   posixFileDescriptorHandles: 103,
   mpsEnabled: 133,
 } as const;
+/** One of `DEVICE_ATTRIBUTE` by name. @useDeclaredType */
 export type DeviceAttribute = keyof typeof DEVICE_ATTRIBUTE;
 
 /** `CUpointer_attribute` values used here (cuda.h, CUDA 13.0). */
@@ -41,16 +42,21 @@ export const POINTER_ATTRIBUTE = {
   rangeSize: 12,
   accessFlags: 16,
 } as const;
+/** One of `POINTER_ATTRIBUTE` by name. @useDeclaredType */
 export type PointerAttribute = keyof typeof POINTER_ATTRIBUTE;
 
 /** `CUmemAccess_flags`. A new mapping has `none`. */
 export const ACCESS = { none: 0, read: 1, readWrite: 3 } as const;
+/** What may be done through a mapping. @useDeclaredType */
 export type Access = keyof typeof ACCESS;
 
 /** `CUmemAllocationProp`, as far as the driver reports it back. Numbers as in cuda.h: pinned = 1, device = 1. */
 export interface AllocationProperties {
+  /** `CUmemAllocationType`: 1 is pinned. */
   readonly allocationType: number;
+  /** `CUmemLocationType`: 1 is a device. */
   readonly locationType: number;
+  /** Ordinal of the device. */
   readonly locationId: number;
 }
 

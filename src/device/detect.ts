@@ -69,7 +69,9 @@ const describe = (traces: HostTraces): string =>
 
 /** A decision, and why, in words for `doctor` and the banner. */
 export interface BackendDecision {
+  /** Which implementation answers. */
   readonly backend: Backend;
+  /** In words, for people. */
   readonly because: string;
   /** The driver library to open; absent for the emulated device. */
   readonly library?: string;

@@ -10,30 +10,47 @@ import type { FormatOptions, SourceInfo, SourceSpec } from "../source/source.ts"
 
 /** What the driver says of a device; asked once, at open. */
 export interface DeviceFacts {
+  /** Shares the host's memory: the policy refuses it. */
   readonly integrated: boolean;
   /** `/dev/dxg` is there: WDDM pages VRAM while every attribute reads clean. */
   readonly wddm: boolean;
+  /** Has `cuMemCreate` and mappings with access of their own: the policy demands it. */
   readonly virtualMemoryManagement: boolean;
+  /** Shared through MPS, whose clients share one context: refused unless `allowMps`. */
   readonly mps: boolean;
   /** Reported, never refused on: 1 on ordinary Linux with HMM. */
   readonly pageableMemoryAccess: boolean;
+  /** Host and device share one range of addresses. Reported, never refused on. */
   readonly unifiedAddressing: boolean;
+  /** Has memory that migrates. Reported, never refused on: what counts is the kind of an allocation. */
   readonly managedMemory: boolean;
+  /** An allocation can be exported as a file descriptor, which attaching needs. Reported, never refused on. */
   readonly posixFileDescriptorHandles: boolean;
+  /** Reported, never refused on. */
   readonly eccEnabled: boolean;
 }
 
+/** A device as it was found when it was opened. Sizes in bytes. */
 export interface DeviceInfo {
+  /** The driver's number, from 0; another start may count otherwise. */
   readonly ordinal: number;
+  /** `GPU-…`, `MIG-…`, emulated `EMU-…`: names the device for good. */
   readonly uuid: string;
+  /** The driver's words; those of an emulated device say so. */
   readonly name: string;
+  /** Which implementation answers for it. */
   readonly backend: Backend;
   /** 13000 is CUDA 13.0. */
   readonly driverVersion: number;
+  /** MAJOR.MINOR: `9.0`; `0.0` for an emulated device. */
   readonly computeCapability: string;
+  /** All of its memory, whoever holds it. */
   readonly bytesTotal: number;
+  /** Allocations are whole multiples of it. */
   readonly granuleBytes: number;
+  /** 0 for an emulated device. A shard under twice this size may be answered for by the cache. */
   readonly l2CacheBytes: number;
+  /** What the policy judges. */
   readonly facts: DeviceFacts;
 }
 
@@ -44,17 +61,25 @@ export interface DeviceMemory {
 
 /** What the driver says of one allocation and its main mapping; asked every time. */
 export interface AllocationFacts {
+  /** `pinned` is physical memory that stays where it is. */
   readonly allocationType: "pinned" | "managed" | "unknown";
+  /** Where the driver says that the memory is. */
   readonly locationType: "device" | "host" | "unknown";
+  /** What the driver says of the address. */
   readonly memoryType: "device" | "host" | "unified" | "unknown";
+  /** Whether it may migrate between host and device. */
   readonly managed: boolean | "unknown";
+  /** Whether both answers name the device that it was allocated on. */
   readonly ordinalMatches: boolean;
+  /** Of the mapping that is measured; `read`, unless it was changed behind our back. */
   readonly mainAccess: Access | "unknown";
   /** Whether a second question gave the same answer. Reported, never refused on: a driver may have none. */
   readonly accessConfirmed: boolean;
+  /** Whether the driver has the range with the size that was allocated. */
   readonly sizeMatches: boolean;
   /** Reported, never refused on: true on coherent machines. */
   readonly hostPointerKnown: boolean;
+  /** The driver's own numbers, as they came. */
   readonly properties: AllocationProperties;
 }
 
@@ -111,10 +136,13 @@ export interface LocateRequest {
 
 /** One damaged 4 KiB block. Offsets count from the start of the shard, in bytes. */
 export interface DamagedBlock {
+  /** A multiple of 4096. */
   readonly offset: number;
+  /** 4096, or less at the end of the shard. */
   readonly byteLength: number;
   /** How many bytes differ, and the first of them. */
   readonly differing: number;
+  /** Within the block, from 0. */
   readonly byteOffsets: readonly number[];
 }
 

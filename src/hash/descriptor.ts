@@ -52,7 +52,9 @@ export function parseSalt(text: string): Uint8Array {
 
 /** A digest with the name of what computed it. `bytes` are 32. */
 export interface NamedDigest {
+  /** `fsverity`: `DIGEST_ALGORITHM`. `sha256`: of the bytes in one piece. */
   readonly kind: "fsverity" | "sha256";
+  /** 32 bytes. */
   readonly bytes: Uint8Array;
 }
 

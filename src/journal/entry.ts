@@ -8,13 +8,17 @@ import type { OrphanedExport, ServiceBody, Transport } from "./service-body.ts";
 
 /** Where something happened. */
 export interface DeviceRef {
+  /** The driver's number, from 0. */
   readonly ordinal: number;
+  /** `GPU-…`, `MIG-…`, emulated `EMU-…`. */
   readonly uuid: string;
 }
 
 /** Damage found by a verification: always whole 512 KiB ranges of the shard, in bytes. */
 export interface DamagedRange {
+  /** A multiple of 512 KiB. */
   readonly offset: number;
+  /** 512 KiB, or less at the end of the shard. */
   readonly byteLength: number;
 }
 
@@ -260,7 +264,9 @@ export type EntryBody = DurableBody | LogBody | TransientBody;
 export type Entry = EntryBody & {
   /** 1, 2, … within this journal. */
   readonly seq: number;
+  /** Milliseconds since 1970, by a clock that may jump. */
   readonly timeMs: number;
+  /** `durable` entries are what an audit log keeps. */
   readonly durability: "durable" | "transient";
   /** Whether the operation fails if this is not recorded; false for what must proceed anyway (evict, stop). */
   readonly gates: boolean;

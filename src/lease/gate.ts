@@ -10,13 +10,19 @@ import { verify } from "../verify/verify.ts";
 import type { Lease } from "./lease.ts";
 import type { Leases } from "./leases.ts";
 
+/** What `acquire` returns. */
 export interface GrantedLease {
+  /** As it was granted. */
   readonly lease: Lease;
+  /** What it was granted on. */
   readonly verification: VerificationReport;
 }
 
+/** What `renew` returns. */
 export interface RenewedLease {
+  /** With its new deadline. */
   readonly lease: Lease;
+  /** Absent unless `maxAgeMs` was given. */
   readonly verification?: VerificationReport;
 }
 

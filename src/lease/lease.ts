@@ -17,17 +17,27 @@ export interface LeaseTerms {
 
 /** A lease as it stands: plain data. Durations in ms, times RFC 3339. */
 export interface Lease {
+  /** What renews and releases it. */
   readonly leaseId: string;
+  /** The shard that may be relied on. */
   readonly shardId: string;
+  /** What people call the shard. */
   readonly name: string;
+  /** Sealed digest of the shard, 32 bytes, hex. */
   readonly digest: string;
+  /** Which implementation measured it. */
   readonly backend: Backend;
+  /** Where the shard lies. */
   readonly device: DeviceRef;
+  /** What the holder calls itself; `unnamed` if it does not. */
   readonly holder: string;
+  /** By the wall clock. */
   readonly grantedAt: string;
   /** For people: the monotonic clock decides. */
   readonly expiresAt: string;
+  /** Until it expires, by the monotonic clock; 0 if that has passed. */
   readonly remainingMs: number;
+  /** For which it was granted or last renewed. */
   readonly durationMs: number;
 }
 

@@ -10,9 +10,15 @@ import { LIMITS } from "../limits.ts";
 import { type LabelValues, METRICS, type MetricName, OTHER, PREFIX } from "./table.ts";
 import { put, type Update, updatesOf } from "./updates.ts";
 
+/** Figures of one system; docs/metrics.md has each of them. */
 export interface Metrics {
   /** For `openVram({ readers: [metrics.reader] })`: takes entries at once, and no operation waits for it. */
-  readonly reader: { readonly required: false; accept(entry: Entry): void };
+  readonly reader: {
+    /** No operation fails for want of a figure. */
+    readonly required: false;
+    /** Takes an entry at once; never throws. */
+    accept(entry: Entry): void;
+  };
   /** The `Content-Type` of the text. */
   readonly contentType: string;
   /** All figures as of now, in Prometheus' text format. */

@@ -10,7 +10,9 @@ type Because = Extract<DurableBody, { type: "vram_deallocated" }>["because"];
 
 /** What `evict` returns. */
 export interface EvictResult {
+  /** As the shard was last: its state is `evicted`. */
   readonly record: ShardRecord;
+  /** False where another process may still map the memory, or where zeroing failed. */
   readonly zeroed: boolean;
   /** Why the memory was not zeroed, when it was not. */
   readonly reason?: string;

@@ -11,7 +11,9 @@ import type { Tenant } from "../cuda/monitor.ts";
 import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 
+/** The account of one device, in bytes. */
 export interface Capacity {
+  /** All of its memory, whoever holds it. */
   readonly bytesTotal: number;
   /** Allocated for shards. */
   readonly bytesUsed: number;

@@ -23,20 +23,31 @@ export interface PlanRequest {
 
 /** One shard that would be sealed. */
 export interface PlannedShard {
+  /** What the shard would be called. */
   readonly name: string;
+  /** Bytes of weights. */
   readonly byteLength: number;
+  /** As the header was read. */
   readonly format: string;
+  /** 0 for `raw`. */
   readonly tensorCount: number;
   /** After those before it. */
   readonly fits: boolean;
 }
 
+/** What sealing would take, and whether there is room as of now. Nothing is reserved. */
 export interface Plan {
+  /** Whether all members fit together. */
   readonly fits: boolean;
+  /** What it would be called. */
   readonly name: string;
+  /** Of all members. */
   readonly byteLength: number;
+  /** In index order. */
   readonly members: readonly PlannedShard[];
+  /** Where they would lie. */
   readonly device: DeviceRef;
+  /** The account that this was judged by. */
   readonly capacity: Capacity;
   /** Whether something of this name is resident already. */
   readonly resident: boolean;

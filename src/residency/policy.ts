@@ -10,20 +10,34 @@ import { sha256 } from "../hash/descriptor.ts";
 
 /** Facts a policy may speak of, with the value each must have. */
 export interface Policy {
+  /** Of this form. */
   readonly version: 1;
+  /** What must hold of a device when it is opened; an absent fact is not judged. */
   readonly device: {
+    /** No device that shares the host's memory. */
     readonly integrated?: false;
+    /** No machine where Windows pages VRAM. */
     readonly wddm?: false;
+    /** No device whose clients share one context; absent with `allowMps`. */
     readonly mps?: false;
+    /** Memory with mappings of its own access. */
     readonly virtualMemoryManagement?: true;
   };
+  /** What must hold of every allocation, whenever it is asked. */
   readonly allocation: {
+    /** Physical memory that stays where it is. */
     readonly allocationType: "pinned";
+    /** By the properties of the allocation. */
     readonly locationType: "device";
+    /** By the attribute of its address. */
     readonly memoryType: "device";
+    /** No memory that migrates. */
     readonly managed: false;
+    /** On the device that it was allocated on. */
     readonly ordinalMatches: true;
+    /** The mapping that is measured cannot be written through. */
     readonly mainAccess: "read";
+    /** The range that the driver knows has the size that was allocated. */
     readonly sizeMatches: true;
   };
 }
@@ -53,8 +67,11 @@ export const POLICY_WITH_MPS: Policy = {
 export interface Violation {
   /** Stable name of the rule. */
   readonly rule: string;
+  /** Which fact, as `DeviceFacts` or `AllocationFacts` calls it. */
   readonly fact: string;
+  /** The value that the policy demands, as text. */
   readonly expected: string;
+  /** The value that was found, as text. */
   readonly actual: string;
 }
 

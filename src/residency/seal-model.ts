@@ -14,7 +14,9 @@ import { requireRunning, type System, type Worker } from "./worker.ts";
 
 /** What `seal` returns: the public record, and the seal as evidence for later. */
 export interface SealResult {
+  /** The shard as of now. */
   readonly record: ShardRecord;
+  /** To be kept, and handed to `verify` later. */
   readonly seal: Seal;
 }
 

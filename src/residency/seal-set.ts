@@ -38,7 +38,9 @@ export interface SetRequest {
 
 /** What `sealSet` returns: the seal of the whole, and each member in index order. */
 export interface SetResult {
+  /** To be kept, and handed to `verifySet` later. */
   readonly set: SetSeal;
+  /** At least one. */
   readonly members: readonly SealResult[];
 }
 

@@ -18,23 +18,37 @@ export type ShardState = "sealed" | "mismatched" | "lost" | "evicted";
 
 /** Everything public about a shard. Plain, frozen data; never a pointer, key or path. */
 export interface ShardRecord {
+  /** Names the shard on its own; generated unless given. */
   readonly shardId: string;
+  /** What people call it; unique on its device. */
   readonly name: string;
+  /** What is known of it as of this record. */
   readonly state: ShardState;
+  /** Whether `state` is `sealed`. */
   readonly sealed: boolean;
+  /** Which implementation measured it. Nothing of `emulated` is evidence about a GPU. */
   readonly backend: Backend;
+  /** Where it lies. */
   readonly device: DeviceRef;
+  /** Bytes of weights; the allocation is rounded up to granules. */
   readonly byteLength: number;
+  /** Always `DIGEST_ALGORITHM`. */
   readonly digestAlgorithm: string;
   /** 32 bytes, hex. */
   readonly digest: string;
+  /** SHA-256 of the shard in one piece, 32 bytes hex; absent unless it was computed. */
   readonly sha256?: string;
+  /** What the first measurement was held against. */
   readonly comparedWith: ComparedWith;
+  /** From 0; 0 for what is no member of a set. */
   readonly shardIndex: number;
+  /** How many members its set has; 1 for what is no member of a set. */
   readonly totalShards: number;
   /** RFC 3339, UTC. */
   readonly sealedAt: string;
+  /** When the last good measurement began; RFC 3339, UTC. */
   readonly lastVerifiedAt: string;
+  /** Leases that are held on it now: while there is one, it is not evicted. */
   readonly leases: number;
   /** Other processes that hold the memory now, as far as we know: those that are still connected. */
   readonly exports: number;

@@ -20,23 +20,33 @@ export interface SealFields {
   readonly instanceId: string;
   /** 1, 2, … within the instance. */
   readonly sequence: number;
+  /** Names the shard on its own, also in a later start. */
   readonly shardId: string;
+  /** What people call it. */
   readonly name: string;
+  /** From 0; 0 for what is no member of a set. */
   readonly shardIndex: number;
+  /** How many members its set has; 1 for what is no member of a set. */
   readonly totalShards: number;
   /** First byte of the shard within its source. */
   readonly sourceOffset: number;
+  /** Bytes of weights, at least 1. */
   readonly byteLength: number;
+  /** What `digest` is of: fs-verity, SHA-256 over blocks of 4096 bytes, no salt. */
   readonly digestAlgorithm: typeof DIGEST_ALGORITHM;
   /** 32 bytes, hex. */
   readonly digest: string;
   /** 32 bytes, hex, or empty when it was not computed. */
   readonly sha256: string;
+  /** What the measurement was held against before sealing. */
   readonly comparedWith: ComparedWith;
+  /** Which implementation measured it. */
   readonly backend: Backend;
+  /** `GPU-…`, `MIG-…`, emulated `EMU-…`: where it was measured. */
   readonly deviceUuid: string;
   /** 32 bytes, hex: SHA-256 of the policy as RFC 8785 JSON. */
   readonly policyDigest: string;
+  /** By the wall clock. */
   readonly sealedAtMs: number;
   /** 0 = none. */
   readonly maxAgeMs: number;
@@ -44,6 +54,7 @@ export interface SealFields {
 
 /** A keyed record of what was measured. Nothing in it is secret, nothing is encrypted. */
 export interface Seal extends SealFields {
+  /** Of the form of seals: docs/seal.md. */
   readonly version: 1;
   /** HMAC-SHA256, hex. */
   readonly mac: string;
@@ -54,7 +65,7 @@ const PREFIX = "vram-residency/seal/v1\n";
 const text = (value: string): Uint8Array => Buffer.from(value, "utf8");
 const hex = (value: string): Uint8Array => Buffer.from(value, "hex");
 
-/** The exact bytes under the mac. */
+/** The exact bytes under the mac of a seal. */
 export function encodeSeal(fields: SealFields): Uint8Array {
   const framed = frame([
     hex(fields.keyId),

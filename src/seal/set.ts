@@ -10,7 +10,9 @@ import { LIMITS } from "../limits.ts";
 
 /** A keyed record of which shards are one model. Nothing in it is secret. */
 export interface SetSeal {
+  /** Of the form of set seals: docs/seal.md. */
   readonly version: 1;
+  /** How many members, at least 1; as many as `macs`. */
   readonly totalShards: number;
   /** fs-verity digest measured of a file that was sealed whole, 32 bytes hex; empty for a cut one and for several. */
   readonly digest: string;
@@ -22,7 +24,7 @@ export interface SetSeal {
 
 const PREFIX = "vram-residency/set/v1\n";
 
-/** The exact bytes under the mac. */
+/** The exact bytes under the mac of a set seal. */
 export function encodeSet(digest: string, macs: readonly string[]): Uint8Array {
   const hex = (value: string): Uint8Array => Buffer.from(value, "hex");
   return Buffer.concat([Buffer.from(PREFIX, "utf8"), frame([u32le(macs.length), hex(digest), ...macs.map(hex)])]);

@@ -34,10 +34,12 @@ export const shardRecord = z
     /** By the wall clock. */ sealedAt: z.string(),
     /** Begin of the last good measurement. */ lastVerifiedAt: z.string(),
     /** Held on it now. */ leases: count,
-    /** Other processes attached now. */
-    exports: count.meta({ description: "connections over which other processes are attached now" }),
-    /** Processes it was ever handed to. */
-    exportsTotal: count.meta({ description: "how often its memory was handed to another process" }),
+    /** Attached now. */ exports: count.meta({
+      description: "connections over which other processes are attached now",
+    }),
+    /** Since sealed. */ exportsTotal: count.meta({
+      description: "how often its memory was handed to another process",
+    }),
   })
   .meta({ id: "ShardRecord" });
 
@@ -166,8 +168,7 @@ export const verification = z
         /** With that salt; hex. */ digest: hex32,
       })
       .optional(),
-    /** `l2-possible`: small enough that the cache may have answered. */
-    readFrom: z.enum(["vram", "l2-possible", "emulated", "substituted"]),
+    /** `l2-possible`: perhaps the cache. */ readFrom: z.enum(["vram", "l2-possible", "emulated", "substituted"]),
   })
   .meta({ id: "Verification" });
 
@@ -279,25 +280,18 @@ export const statementKeys = z
 
 export const health = z.object({ status: z.enum(["ok", "not-ready"]) }).meta({ id: "Health" });
 
-/** A shard, as anybody may see it; never a pointer, key or path. @interface */
-export type ShardRecordReply = z.infer<typeof shardRecord>;
+/** A shard, as anybody may see it. @interface */ export type ShardRecordReply = z.infer<typeof shardRecord>;
 export type Problem = z.infer<typeof problem>;
 /** Whether sealing would fit, as of now. Nothing is reserved. @interface */ export type Plan = z.infer<typeof plan>;
-/** Work that takes longer than a request: how far it is, or how it ended. @interface */
-export type OperationReply = z.infer<typeof operation>;
-/** Something wanted that is not resident, and why. @interface */
-export type MissingShard = z.infer<typeof missingShard>;
+/** Work in progress, or how it ended. @interface */ export type OperationReply = z.infer<typeof operation>;
+/** Wanted, and not resident. @interface */ export type MissingShard = z.infer<typeof missingShard>;
 /** What a service holds, lacks and is doing. @interface */ export type Listing = z.infer<typeof listing>;
 /** A verification that passed. @interface */ export type Verification = z.infer<typeof verification>;
 /** A lease as it stands. @interface */ export type LeaseReply = z.infer<typeof lease>;
-/** A lease, and the verification that it rests on. @interface */
-export type GrantedLease = z.infer<typeof grantedLease>;
+/** A lease, and what it rests on. @interface */ export type GrantedLease = z.infer<typeof grantedLease>;
 /** A lease with another deadline. @interface */ export type RenewedLease = z.infer<typeof renewedLease>;
 /** What was evicted. @interface */ export type Eviction = z.infer<typeof eviction>;
 /** A device with its worker and its process. @interface */ export type DeviceState = z.infer<typeof deviceState>;
-/** A signed statement about a shard; docs/statement.md. @interface */
-export type StatementReply = z.infer<typeof statement>;
-/** The public keys that a statement is checked with. @interface */
-export type StatementKeysReply = z.infer<typeof statementKeys>;
-/** Whether everything wanted is resident, and all that stands against it. @interface */
-export type Readiness = z.infer<typeof readiness>;
+/** A statement, signed. @interface */ export type StatementReply = z.infer<typeof statement>;
+/** What statements are checked with. @interface */ export type StatementKeysReply = z.infer<typeof statementKeys>;
+/** All that stands against being ready. @interface */ export type Readiness = z.infer<typeof readiness>;

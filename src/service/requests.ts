@@ -30,11 +30,17 @@ const shard = text(LIMITS.nameBytes).meta({ description: "id or name of a shard"
 
 /** What is sealed and where: what a plan and a seal have in common. */
 const placed = {
+  /** Absolute path of a file, a directory or a `*.safetensors.index.json` on the service's machine. */
   path,
+  /** What people will call it; default the file's base name. */
   name: text(LIMITS.nameBytes).optional().meta({ description: "default: the file's base name" }),
+  /** Ordinal or UUID; default the first device. */
   device: device.optional().meta({ description: "default: the first device" }),
+  /** Cut a single file into so many at tensor boundaries; default 1. */
   shards: z.int().min(1).max(LIMITS.setMembers).optional().meta({ description: "cut a single file into so many" }),
+  /** How to read the header; default by content and extension. */
   format: format.optional(),
+  /** Header limit of safetensors, up to 100 MiB. */
   maxHeaderBytes: z.int().min(2).max(LIMITS.safetensorsHeaderBytesMax).optional(),
 };
 
@@ -43,45 +49,66 @@ export const planRequest = z.strictObject(placed).meta({ id: "PlanRequest" });
 export const sealRequest = z
   .strictObject({
     ...placed,
+    /** What it must be: `fsverity:HEX`, `sha256:HEX`, or 64 hex digits: fsverity. */
     expected: text(80).optional().meta({ description: "fsverity:HEX, sha256:HEX, or 64 hex digits: fsverity" }),
+    /** Also compute the plain SHA-256; the seal is then witnessed. */
     sha256: z.boolean().optional().meta({ description: "also compute the plain SHA-256" }),
+    /** Verifications older than this are never relied on; 0 or absent = none. */
     maxAgeMs: ageMs.optional().meta({ description: "older verifications are never relied on; 0 = none" }),
+    /** Answer when it has ended; default: at once. */
     wait: z.boolean().optional().meta({ description: "answer when it is sealed; default: at once, with 202" }),
   })
   .meta({ id: "SealRequest" });
 
 export const verifyRequest = z
   .strictObject({
+    /** Settle for a measurement no older than this; 0 or absent = measure now. */
     maxAgeMs: ageMs.optional().meta({ description: "settle for a measurement no older than this; 0 = measure now" }),
+    /** 1 to 32 bytes, hex: also measure with this salt. */
     salt: salt.optional(),
+    /** A seal; it must be the shard's current one, or the call throws `SEAL_REFUSED`. */
     seal: z.record(z.string(), z.unknown()).optional().meta({ description: "a seal; it must be the current one" }),
   })
   .meta({ id: "VerifyRequest" });
 
 export const leaseRequest = z
   .strictObject({
+    /** Id or name. */
     shard,
+    /** Settle for a measurement no older than this; 0 or absent = measure now. */
     maxAgeMs: ageMs.optional().meta({ description: "settle for a measurement no older than this; 0 = measure now" }),
+    /** 1 to 32 bytes, hex: also measure with this salt. */
     salt: salt.optional(),
+    /** At least 1000; default and limit: configuration. */
     durationMs: z.int().min(1000).max(AGE_MAX_MS).optional().meta({ description: "default and limit: configuration" }),
+    /** What the caller calls itself; for the record. */
     holder: text(128).optional().meta({ description: "what the caller calls itself; for the record" }),
   })
   .meta({ id: "LeaseRequest" });
 
 export const renewRequest = z
   .strictObject({
+    /** From now on, at least 1000; default and limit: configuration. */
     durationMs: z.int().min(1000).max(AGE_MAX_MS).optional(),
+    /** Also verify, settling for a measurement no older than this; absent: the state of shard and worker decides. */
     maxAgeMs: ageMs.optional().meta({ description: "also verify; absent: the state of shard and worker decides" }),
   })
   .meta({ id: "RenewRequest" });
 
 export const resumeRequest = z
-  .strictObject({ reason: text(LIMITS.nameBytes), device: device.optional() })
+  .strictObject({
+    /** For the record. */
+    reason: text(LIMITS.nameBytes),
+    /** Ordinal or UUID; default: every device whose worker is stopped. */
+    device: device.optional(),
+  })
   .meta({ id: "ResumeRequest" });
 
 export const statementRequest = z
   .strictObject({
+    /** Id or name; of one shard, not of a set. */
     shard,
+    /** 16 to 32 bytes that nobody could know before, hex; without, nothing shows when it was made. */
     nonce: z
       .string()
       .regex(/^(?:[0-9a-fA-F]{2}){16,32}$/, "must be 16 to 32 bytes of hex")
@@ -92,7 +119,12 @@ export const statementRequest = z
   })
   .meta({ id: "StatementRequest" });
 
-export const rotateRequest = z.strictObject({ reason: text(LIMITS.nameBytes) }).meta({ id: "RotateRequest" });
+export const rotateRequest = z
+  .strictObject({
+    /** For the record. */
+    reason: text(LIMITS.nameBytes),
+  })
+  .meta({ id: "RotateRequest" });
 
 const digits = (max: number, what: string) =>
   z

@@ -11,16 +11,31 @@ import { VramError } from "../errors.ts";
 
 /** An open file, as far as it is needed here. Node's `FileHandle` is one. */
 export interface FileDescriptor {
+  /** The system's number. */
   readonly fd: number;
+  /** As `FileHandle.stat`. */
   stat(options: { bigint: true }): Promise<BigIntStats>;
-  read(into: Uint8Array, offset: number, length: number, position: number): Promise<{ bytesRead: number }>;
+  /** As `FileHandle.read`. */
+  read(
+    into: Uint8Array,
+    offset: number,
+    length: number,
+    position: number,
+  ): Promise<{
+    /** 0 at the end of the file. */
+    bytesRead: number;
+  }>;
+  /** As `FileHandle.close`. */
   close(): Promise<void>;
 }
 
 /** The file-system calls of the journey. Fault sweeps supply their own. */
 export interface FileSystem {
+  /** As `fs.promises.realpath`. */
   realpath(path: string): Promise<string>;
+  /** As `fs.promises.readlink`. */
   readlink(path: string): Promise<string>;
+  /** As `fs.promises.open`. */
   open(path: string, flags: number): Promise<FileDescriptor>;
 }
 

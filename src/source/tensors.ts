@@ -6,12 +6,15 @@ export type SourceFormat = "safetensors" | "gguf" | "raw";
 
 /** One tensor of a model file. `offset` counts from the start of the file, in bytes. */
 export interface Tensor {
+  /** As the file has it. */
   readonly name: string;
   /** The format's own name: `F32`, `BF16`, `Q4_K`, … */
   readonly dtype: string;
   /** Extents in the order the file lists them. */
   readonly shape: readonly number[];
+  /** Of its first byte, from the start of the file. */
   readonly offset: number;
+  /** May be 0. */
   readonly byteLength: number;
 }
 

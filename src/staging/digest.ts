@@ -5,8 +5,11 @@ import { passThrough } from "./pipeline.ts";
 import { createSlotRing, leavesFor, type Slot } from "./slots.ts";
 import { createWitness, type Witness, type WitnessOptions } from "./witness.ts";
 
+/** How digesting a source is watched and called off. */
 export interface DigestWatch {
+  /** Fires: reading stops, and the call throws `ABORTED`. */
   readonly signal?: AbortSignal;
+  /** Bytes digested so far; never fewer than before. */
   readonly onProgress?: (bytesDone: number) => void;
 }
 

@@ -12,8 +12,11 @@ import { tensorsWithin } from "../source/tensors.ts";
 
 /** A verification that passed. Durations in milliseconds, rate in bytes per second. */
 export interface VerificationReport {
+  /** The shard as of now. */
   readonly record: ShardRecord;
+  /** Which implementation measured. Nothing of `emulated` is evidence about a GPU. */
   readonly backend: Backend;
+  /** Where it was measured. */
   readonly device: DeviceRef;
   /** The measured digest, equal to the sealed one; 32 bytes, hex. */
   readonly digest: string;
@@ -24,13 +27,21 @@ export interface VerificationReport {
   readonly basis: "measured" | "fresh-enough";
   /** Age of the measurement, from its beginning, by the monotonic clock. */
   readonly ageMs: number;
+  /** When the measurement began; RFC 3339, UTC, for people: `ageMs` decides. */
   readonly measuredAt: string;
   /** Bytes the measurement covered: always all of the shard. 0 when nothing was measured now. */
   readonly bytesCovered: number;
+  /** Of this measurement; 0 when nothing was measured now. */
   readonly durationMs: number;
+  /** Of this measurement, rounded; 0 when nothing was measured now. */
   readonly bytesPerSecond: number;
   /** The caller's salt and what it gave: only bytes at hand now can. */
-  readonly salted?: { readonly salt: string; readonly digest: string };
+  readonly salted?: {
+    /** 1 to 32 bytes, hex. */
+    readonly salt: string;
+    /** fs-verity digest with that salt, 32 bytes hex. */
+    readonly digest: string;
+  };
   /** `l2-possible`: the shard is so small that the GPU's L2 cache may have answered for VRAM. */
   readonly readFrom: "vram" | "l2-possible" | "emulated" | "substituted";
 }
@@ -86,15 +97,24 @@ export function freshReport(shard: Shard, info: DeviceInfo, ageMs: number): Veri
 
 /** Where the damage is. Lists of ranges and blocks are cut (`limits.ts`), counts and tensors are not. */
 export interface Damage {
+  /** The first of them; `rangeCount` has them all. */
   readonly ranges: readonly DamagedRange[];
+  /** All of them. */
   readonly rangeCount: number;
   /** Every tensor that overlaps a damaged range, in file order. */
   readonly tensors: readonly string[];
+  /** As many as `tensors`. */
   readonly tensorCount: number;
   /** How closely it could be located, and why no closer. */
   readonly precision: "range" | "block";
+  /** Why no closer, or what was not compared; absent if all of it was located block by block. */
   readonly because?: string;
-  readonly blocks: readonly (DamagedBlock & { readonly tensors: readonly string[] })[];
+  /** The first 4 KiB blocks that differ, with the names of the tensors in each; none unless `precision` is `block`. */
+  readonly blocks: readonly (DamagedBlock & {
+    /** Tensors that overlap the block, in file order. */
+    readonly tensors: readonly string[];
+  })[];
+  /** All of them. */
   readonly blockCount: number;
 }
 

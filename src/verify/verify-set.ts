@@ -12,6 +12,7 @@ import { type VerifyRequest, verify } from "./verify.ts";
 
 /** A verification of a whole set that passed. */
 export interface SetReport {
+  /** As many as `members`. */
   readonly totalShards: number;
   /** fs-verity digest of a file that was sealed whole, hex; empty for a cut one and for several. */
   readonly digest: string;

@@ -11,7 +11,9 @@ import type { AllocationProperties, DeviceAttribute, PointerAttribute } from "..
 /** Work that is enqueued on a stream. */
 export type OperationKind = "copyToDevice" | "copyToHost" | "fill" | "launch";
 
+/** An operation that is about to execute. */
 export interface ExecutionPoint {
+  /** What it does. */
   readonly kind: OperationKind;
   /** The device it executes on. */
   readonly ordinal: number;
@@ -20,51 +22,78 @@ export interface ExecutionPoint {
 }
 
 /** `drop`: reported as done, without effect. `stall`: waits for `onStall`'s function. `status`: fails the context. */
-export type ExecutionVerdict = "drop" | "stall" | { readonly status: number };
+export type ExecutionVerdict =
+  | "drop"
+  | "stall"
+  | {
+      /** A `CUresult` other than 0. */
+      readonly status: number;
+    };
 
 /** Physical memory that fails its reader with 214. `allocation`: 1 is the driver's first. */
 export interface UnreadableRange {
+  /** Counted from 1, over all devices. */
   readonly allocation: number;
+  /** Bytes from the start of the allocation. */
   readonly offset: number;
+  /** Bytes, at least 1. */
   readonly byteLength: number;
 }
 
+/** What the emulated driver asks before it answers. What is absent, or answers undefined, changes nothing. */
 export interface EmulatedFaults {
   /** A status makes the call throw it without effect. `call` is `noun.verb` of the interface: "memory.create". */
   onCall?(call: string): number | undefined;
+  /** What becomes of an operation that is about to execute. */
   onExecute?(point: ExecutionPoint): ExecutionVerdict | undefined;
   /** Handed what lets a stalled operation go on. */
   onStall?(resume: () => void): void;
+  /** Memory that cannot be read now. */
   uncorrectable?(): readonly UnreadableRange[];
   /** What the driver says instead of `value`. */
   deviceAttribute?(attribute: DeviceAttribute, value: number): number;
+  /** What the driver says instead of `value`; undefined: it has no answer. */
   pointerAttribute?(attribute: PointerAttribute, value: bigint | undefined): bigint | undefined;
+  /** What `memory.getAccess` says instead of `flags` (cuda.h: 0 none, 1 read, 3 read and write). */
   access?(flags: number): number;
+  /** What `memory.properties` says instead. */
   properties?(properties: AllocationProperties): AllocationProperties;
 }
 
+/**
+ * Faults by the count of calls and operations; for `TestOptions.faults`. `nth` counts from 1, `status` is a `CUresult`.
+ */
 export interface FaultPlan extends EmulatedFaults {
   /**
    * The `nth` call of this name ("*": of any) fails with `status`; `forGood`: and each one after it. The context does
    * not fail with it, whatever the status: `breakExecution` does that.
    */
   failCall(call: string, nth: number, status: number, options?: { readonly forGood?: boolean }): void;
+  /** The `nth` kernel launch is reported as done, without effect. */
   dropLaunch(nth: number): void;
+  /** The `nth` copy to the device is reported as done, without effect. */
   dropCopyToDevice(nth: number): void;
+  /** The `nth` copy to the host is reported as done, without effect. */
   dropCopyToHost(nth: number): void;
+  /** The `nth` fill is reported as done, without effect. */
   dropFill(nth: number): void;
   /** The `nth` operation of this kind waits for `release()`. */
   stall(kind: OperationKind, nth: number): void;
   /** Lets everything that stalls go on. */
   release(): void;
+  /**
+   * The `nth` operation of this kind fails when it executes, and its context with it: every later call has `status`.
+   */
   breakExecution(kind: OperationKind, nth: number, status: number): void;
   /** From now on the driver gives this answer; undefined, for pointers: that it has none. */
   overrideAttribute(attribute: DeviceAttribute, value: number): void;
+  /** The same, for pointers. */
   overrideAttribute(attribute: PointerAttribute, value: number | bigint | undefined): void;
   /** What `memory.properties` says. */
   overrideProperties(properties: Partial<AllocationProperties>): void;
   /** What `memory.getAccess` says (the pointer attribute `accessFlags` is another question). */
   overrideAccess(flags: number): void;
+  /** Memory that fails its reader with 214 (uncorrectable ECC) from now on. */
   markUncorrectable(range: UnreadableRange): void;
   /** Faults that took effect: calls failed, operations dropped, stalled or broken. */
   fired(): number;
@@ -89,7 +118,7 @@ interface ExecutionFaultRow {
   readonly verdict: ExecutionVerdict;
 }
 
-/** Counting starts when a plan is made or reset: `nth` 1 is the next one. */
+/** A plan without faults yet. Counting starts when it is made or reset: `nth` 1 is the next one. */
 export function createFaultPlan(): FaultPlan {
   const state = emptyState();
   const count = (key: string): number => {

@@ -9,6 +9,7 @@
 
 /** A bug in the program that uses the driver, which hardware would not have reported. */
 export class EmulatorLint extends Error {
+  /** Tells it from errors of the driver, which are `VramError`. */
   override readonly name = "EmulatorLint";
 }
 

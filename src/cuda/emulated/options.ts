@@ -9,9 +9,11 @@ import type { Tenant } from "../monitor.ts";
 import type { OpenStore } from "./backing.ts";
 import type { EmulatedFaults } from "./faults.ts";
 
+/** One emulated device. */
 export interface EmulatedDeviceSpec {
   /** `EMU-…`, kept in the state directory by the caller. */
   readonly uuid: string;
+  /** All of its memory, in bytes. */
   readonly byteLength: number;
   /** Read anew for every answer, so that a test may change what others hold. */
   readonly tenants?: readonly Tenant[];
@@ -20,6 +22,7 @@ export interface EmulatedDeviceSpec {
    * code and needs Linux. Without it memory is this process's alone, and descriptors of it are made up.
    */
   readonly shareable?: OpenStore;
+  /** What the driver says of it, where that is not the usual. */
   readonly attributes?: Partial<Record<DeviceAttribute, number>>;
   /** Must contain "emulated", in any case. */
   readonly name?: string;
