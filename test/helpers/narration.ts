@@ -96,7 +96,15 @@ export const EXAMPLES: Bodies = {
   ],
   set_sealed: [{ type: "set_sealed", name: "llama", totalShards: 4, mac: DIGEST }],
   seal_verified: [
-    { type: "seal_verified", device, shardId: SHARD, name, digest: DIGEST, bytesCovered: 64 * MIB, ...{ measuredAtMs: 1_700_000_000_000, durationMs: 8.25 } },
+    {
+      type: "seal_verified",
+      device,
+      shardId: SHARD,
+      name,
+      digest: DIGEST,
+      bytesCovered: 64 * MIB,
+      ...{ measuredAtMs: 1_700_000_000_000, durationMs: 8.25 },
+    },
   ],
   seal_verification_failed: [
     {
