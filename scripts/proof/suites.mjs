@@ -20,10 +20,26 @@ async function runTests(folder, wanted) {
   process.env.VRAM_TEST_REPORT = folder;
   const coverage =
     wanted === undefined ? ["--coverage", `--coverage.reportsDirectory=${join(folder, "coverage")}`] : [];
-  await runProgram(process.execPath, ["scripts/test.mjs", ...coverage, ...(wanted ?? [])]);
+  const { code } = await runProgram(process.execPath, ["scripts/test.mjs", ...coverage, ...(wanted ?? [])]);
   const report = join(folder, "report.json");
   if (!existsSync(report)) throw new StepFailed("the tests left no report, so there is nothing to prove", 1);
-  return readTests(report);
+  return withExit(readTests(report), code);
+}
+
+/** A run that ended badly though no test failed: coverage below its thresholds, an error outside of tests, a crash. */
+function withExit(tests, code) {
+  const anyFailed = tests.files.some(
+    (file) => file.error !== undefined || file.tests.some((t) => t.status === "failed"),
+  );
+  if (code === 0 || anyFailed) return tests;
+  const run = {
+    path: "npm test",
+    tier: "run",
+    ms: 0,
+    error: `it ended with exit ${code}, though no test failed`,
+    tests: [],
+  };
+  return { ...tests, files: [...tests.files, run] };
 }
 
 /** Scenarios on a backend. */

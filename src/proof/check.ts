@@ -36,6 +36,8 @@ export interface BundleContent {
   /** Whether the key came from the caller; a key that lies in the bundle says nothing about who signed. */
   readonly keyGiven: boolean;
   readonly result: TestResult["predicate"]["result"];
+  /** What was asked for, if it was not the whole suite. */
+  readonly partial: string | undefined;
   /** 40 hex digits, or undefined if the bundle names no commit. */
   readonly commit: string | undefined;
   readonly counts: { readonly passed: number; readonly failed: number; readonly skipped: number };
@@ -134,7 +136,13 @@ async function compareResult(folder: string, sums: Sums, { statement, key }: Sig
   return {
     ok: true as const,
     files: sums.size,
-    ...{ keyId: keyIdOf(key), keyGiven, result: said.result, commit: statement.subject[1]?.digest.gitCommit },
+    ...{
+      keyId: keyIdOf(key),
+      keyGiven,
+      result: said.result,
+      partial: tests.partial,
+      commit: statement.subject[1]?.digest.gitCommit,
+    },
     counts: { passed: outcome.passed, failed: outcome.failed.length, skipped: outcome.skipped.length },
     onHardware: passed.length,
   };

@@ -93,16 +93,17 @@ describe("[VR-PRF-01] the matrix", () => {
 });
 
 describe("[VR-PRF-01] secrets are refused, by kind and place, and not repeated", () => {
+  // Titles stand in bundles, and must not hold what is refused there.
   it.each([
-    ["-----BEGIN PRIVATE KEY-----", "a private key in PEM"],
-    ["-----BEGIN EC PRIVATE KEY-----", "a private key in PEM"],
-    [`vram_operate_${"A".repeat(43)}`, "an API token"],
-    [`ghp_${"a".repeat(36)}`, "a token of a code host"],
-    [`AKIA${"A".repeat(16)}`, "a cloud key"],
-    ["https://me:hunter2hunter2@example.com/", "a password in an address"],
-    ["it is correct-horse, of course", "the value of DEPLOY_TOKEN"],
-    [`${ROOT}src/index.ts`, "a path of this machine"],
-  ])("%s", (text, kind) => {
+    ["a private key in PEM", "-----BEGIN PRIVATE KEY-----"],
+    ["a private key in PEM", "-----BEGIN EC PRIVATE KEY-----"],
+    ["an API token", `vram_operate_${"A".repeat(43)}`],
+    ["a token of a code host", `ghp_${"a".repeat(36)}`],
+    ["a cloud key", `AKIA${"A".repeat(16)}`],
+    ["a password in an address", "https://me:hunter2hunter2@example.com/"],
+    ["the value of DEPLOY_TOKEN", "it is correct-horse, of course"],
+    ["a path of this machine", `${ROOT}src/index.ts`],
+  ])("%s", (kind, text) => {
     const found = secretsIn("tests.json", `first\n  "${text}"\n`, { DEPLOY_TOKEN: "correct-horse", SHELL: "/bin/sh" });
     expect(found).toEqual([`tests.json, line 2: ${kind}`]);
   });

@@ -17,7 +17,7 @@ const KEY_BYTES = 16 * 1024;
 const FAULTS_SHOWN = 20;
 
 /** Lines about a bundle that is whole: what was checked here, and what is only said in it. */
-function linesOf({ files, keyId, keyGiven, result, commit, counts, onHardware }: BundleContent) {
+function linesOf({ files, keyId, keyGiven, result, partial, commit, counts, onHardware }: BundleContent) {
   const { passed, failed, skipped } = counts;
   const signer = keyGiven
     ? { shown: true, words: `signed by the key you gave: ${keyId}` }
@@ -33,6 +33,7 @@ function linesOf({ files, keyId, keyGiven, result, commit, counts, onHardware }:
       shown: false,
       words: commit === undefined ? "it names no commit" : `that this was commit ${commit}, and that it ran`,
     },
+    ...(partial === undefined ? [] : [{ shown: false, words: `not the whole suite: ${printable(partial)}` }]),
     onHardware > 0
       ? { shown: false, words: `that ${onHardware} of them passed on a GPU` }
       : { shown: false, words: "nothing in it was shown on a GPU" },
