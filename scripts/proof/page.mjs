@@ -76,7 +76,7 @@ ${
   missing.length === 0
     ? ""
     : html`<section class="box" id="hardware"><h2>${onGpu.length === 0 ? "Nothing here was shown on hardware" : "Not shown on hardware"}</h2>
-<p>${onGpu.length === 0 ? "There was no GPU. Everything ran on the EMULATED device, or over a driver library that was substituted for a test; neither says anything about real VRAM." : "On the GPU of this machine these requirements were not shown:"}
+<p>${onGpu.length === 0 ? "No test of the GPU suite passed. Everything ran on the EMULATED device, or over a driver library that was substituted for a test; neither says anything about real VRAM." : "On the GPU of this machine these requirements were not shown:"}
 ${counted(missing.length, "requirement")}, by name:</p>${ids(missing)}</section>`
 }`;
 }

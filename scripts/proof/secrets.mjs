@@ -4,6 +4,7 @@
  */
 import { homedir } from "node:os";
 import { ROOT } from "../quickstart.mjs";
+import { html } from "./html.mjs";
 
 /** Kinds of secrets that have a form of their own. */
 const FORMS = [
@@ -16,7 +17,10 @@ const FORMS = [
 ];
 
 /** Variables whose value is a secret by its name. */
-const SECRET_NAME = /TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|PRIVATE_?KEY/i;
+const SECRET_NAME = /TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|PRIVATE_?KEY/i;
+/** As it is, and as JSON and HTML write it. */
+const formsOf = (value) => [...new Set([value, JSON.stringify(value).slice(1, -1), html`${value}`.toString()])];
+
 /** A shorter value would be found in every text. */
 const VALUE_LENGTH = 8;
 
@@ -31,9 +35,9 @@ const VALUE_LENGTH = 8;
 export function secretsIn(path, text, env = process.env) {
   const values = Object.entries(env)
     .filter(([name, value]) => SECRET_NAME.test(name) && (value ?? "").length >= VALUE_LENGTH)
-    .map(([name, value]) => [`the value of ${name}`, value]);
+    .flatMap(([name, value]) => formsOf(value).map((form) => [`the value of ${name}`, form]));
   const places = [ROOT.replace(/\/$/, ""), homedir()]
-    .filter((place) => place.split("/").length > 2 || place === homedir())
+    .filter((place) => place.length > 1)
     .map((place) => ["a path of this machine", `${place}/`]);
   const found = [];
   for (const [index, line] of text.split("\n").entries()) {

@@ -5,7 +5,7 @@ import { checkBundle } from "../../dist/proof/check.js";
 import { outcomeOf, RESULT_FILES } from "../../dist/proof/results.js";
 import { verdictOf } from "../../dist/proof/test-result.js";
 import { ROOT, StepFailed } from "../quickstart.mjs";
-import { readEnvironment, readSbom } from "./environment.mjs";
+import { readEnvironment, readSbom, readSource } from "./environment.mjs";
 import { matrixOf } from "./matrix.mjs";
 import { indexPage, testsPage } from "./page.mjs";
 import { secretsIn } from "./secrets.mjs";
@@ -122,12 +122,19 @@ function linesOf({ matrix, tests, features, failures }) {
   ];
 }
 
+/** The source of the run: what was changed while it ran counts as changed. */
+function stillSame(before, after) {
+  const moved = before.commit === after.commit ? [] : [`HEAD, which is ${after.commit ?? "none"} now`];
+  return { commit: before.commit, changed: [...new Set([...before.changed, ...after.changed, ...moved])] };
+}
+
 /**
  * Writes a bundle into the folder `draft` and checks it as a reader would.
  * @returns {Promise<{ lines: string[], code: number }>} what to print, and how to end
  */
-export async function writeBundle(draft, { id, key, startedAt, source, ran }) {
+export async function writeBundle(draft, { id, key, startedAt, source: before, ran }) {
   const signer = openSigner(key);
+  const source = stillSame(before, readSource());
   const data = gather(draft, { id, startedAt, source, ran, signer });
   writeFiles(draft, data);
   refuseSecrets(draft);

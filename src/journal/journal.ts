@@ -97,9 +97,10 @@ export function createJournal(clock: Clock, waitMs: number = LIMITS.journalWaitM
     const entry = stamp(body, "durable", gates);
     const decide = telling.hold(entry);
     const those = requiredOnes();
-    // Where nobody is waited for, nothing is put off.
+    // What goes ahead anyway is told at once, and so is everything where nobody is waited for.
+    if (!gates || those.length === 0) decide("told");
     const failed = those.length === 0 ? undefined : await recordedBy(those, entry);
-    decide(failed === undefined || !gates ? "told" : "dropped");
+    if (gates && those.length > 0) decide(failed === undefined ? "told" : "dropped");
     if (failed === undefined) return;
     throw new VramError("AUDIT_UNAVAILABLE", `the entry ${body.type} could not be recorded`, { cause: failed.reason });
   };

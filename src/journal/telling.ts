@@ -1,7 +1,7 @@
 /**
  * How best-effort readers are told: in the order of the entries, and of a durable one only when it is decided. What was
- * refused for want of a record did not happen, and nobody narrates or counts it. Entries behind one that is not decided
- * wait with it, for as long as required readers have at most.
+ * refused for want of a record did not happen, and nobody narrates or counts it; what goes ahead anyway is decided at once.
+ * Entries behind one that is not decided wait with it, for as long as required readers have at most.
  */
 import type { Entry } from "./entry.ts";
 import type { JournalReader } from "./journal.ts";

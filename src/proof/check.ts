@@ -7,7 +7,9 @@
 import type { KeyObject } from "node:crypto";
 import { checkEnvelope, openEnvelope } from "../attest/envelope.ts";
 import { keyIdOf, parsePublicKey } from "../attest/keys.ts";
+import { toHex } from "../bytes.ts";
 import { VramError } from "../errors.ts";
+import { sha256 } from "../hash/descriptor.ts";
 import { LIMITS } from "../limits.ts";
 import { hashFile, type Listing, listFolder, readInside } from "./folder.ts";
 import { featuresSchema, outcomeOf, RESULT_FILES, testsSchema } from "./results.ts";
@@ -164,14 +166,15 @@ export async function checkBundle(
       fix: "name the folder of one run, as `npm run proof` wrote it",
     });
   }
-  const sums = parseSums((await readInside(folder, SUMS_FILE, LIMITS.proofFileBytes)).toString("utf8"));
+  const listed = await readInside(folder, SUMS_FILE, LIMITS.proofFileBytes);
+  const sums = parseSums(listed.toString("utf8"));
   if (sums === undefined) {
     return { ok: false, faults: [fault("sums", SUMS_FILE, "it is not a list as it is written with a bundle")] };
   }
   const faults = await compareFiles(folder, sums, listing, signal);
   const signed = await readSigned(folder, publicKey);
   if ("kind" in signed) return { ok: false, faults: [...faults, signed] };
-  if (signed.statement.subject[0].digest.sha256 !== (await hashFile(folder, SUMS_FILE))) {
+  if (signed.statement.subject[0].digest.sha256 !== toHex(sha256(listed))) {
     faults.push(fault("changed", SUMS_FILE, "its SHA-256 is not the one that was signed"));
   }
   if (faults.length > 0) return { ok: false, faults };

@@ -28,7 +28,7 @@ describe.skipIf(fakeCuda() === undefined)(`the policy at the start of the native
     expect(error).toMatchObject({ code: "POLICY_VIOLATION", details: { violations: [{ rule }] } });
     expect(error.message).toContain(rule);
     expect(entries).toMatchObject([
-      { type: "policy_violation", rule, durability: "durable", gates: true },
+      { type: "policy_violation", rule, durability: "durable", gates: false },
       { type: "service_stopped", because: "failed", code: "POLICY_VIOLATION" },
     ]);
     expect(liveHandles()).toEqual({});

@@ -97,7 +97,7 @@ export const told = {
   }),
   setSealed: lineOf("set_sealed", { device: undefined, name: "s", totalShards: 2, mac: HEX }),
   verified: lineOf("seal_verified", {
-    ...{ ...SHARD, digest: DIGEST, bytesCovered: MODEL.byteLength, durationMs: FIGURE },
+    ...{ ...SHARD, digest: DIGEST, bytesCovered: MODEL.byteLength, measuredAtMs: FIGURE, durationMs: FIGURE },
   }),
   failed: lineOf("seal_verification_failed", {
     ...{ ...SHARD, failure: "mismatch", message: TEXT, ranges: [], rangesTotal: 0, tensors: [], tensorsTotal: 0 },

@@ -29,7 +29,7 @@ const RAW = randomBytes(9 * MIB + 4097);
 
 /** What differs from run to run. */
 const TIMES = new Set(
-  ["seq", "timeMs", "durationMs", "mac", "sealedAtMs", "instanceId", "correlationId"].concat([
+  ["seq", "timeMs", "measuredAtMs", "durationMs", "mac", "sealedAtMs", "instanceId", "correlationId"].concat([
     "ageMs",
     "bytesPerSecond",
   ]),
