@@ -99,6 +99,7 @@ describe.concurrent("a page that is wrong is found out:", () => {
     ["no JSON", fenced("json", "{"), /SyntaxError/],
     ["a key that is none", fenced("toml", "requireGPU = true"), /requireGPU/],
     ["no unit", fenced("ini", "Service"), /no part of a unit/],
+    ["a picture of words", fenced("text picture", "npx vram ps", "──▶"), /page.md:1: a picture has lines/],
     ["a test that does not read it", fenced('text checked-by="test/unit/tidy.test.ts"', "x"), /does not read it/],
   ])("%s", async (_, lines, fault) => {
     expect((await faultsIn(lines)).join("\n")).toMatch(fault);

@@ -25,6 +25,8 @@ export interface Block {
   readonly noRun: string | undefined;
   /** What the commands before it print. */
   readonly isOutput: boolean;
+  /** Drawn with lines and arrows: nothing that could be run. */
+  readonly isPicture: boolean;
   /** The content of this file, for the commands behind it. */
   readonly file: string | undefined;
   /** The test that reads this block from the page. */
@@ -39,7 +41,7 @@ export interface Page {
 }
 
 const FENCE = /^( *)(`{3,})(.*)$/;
-const ATTRIBUTE = /^(?:(output)|(no-run|file|checked-by)="([^"]+)")$/;
+const ATTRIBUTE = /^(?:(output|picture)|(no-run|file|checked-by)="([^"]+)")$/;
 
 /** What stands behind the backticks. */
 function readInfo(info: string, where: string): Omit<Block, "page" | "line" | "text"> {
@@ -56,13 +58,16 @@ function readInfo(info: string, where: string): Omit<Block, "page" | "line" | "t
   if (noRun !== undefined && !NO_RUN.some((reason) => reason === noRun)) {
     throw new Error(`${where}: "${noRun}" is no reason; reasons are ${NO_RUN.join(", ")}`);
   }
-  const isOutput = given.has("output");
+  const [isOutput, isPicture] = [given.has("output"), given.has("picture")];
   const [file, checkedBy] = [given.get("file"), given.get("checked-by")];
   if (file !== undefined && basename(file) !== file) throw new Error(`${where}: ${file} is no name of a file`);
-  if (language === "text" && !isOutput && file === undefined && checkedBy === undefined) {
-    throw new Error(`${where}: text is output, the content of a file, or checked by another test; say which`);
+  const isSaid = isOutput || isPicture || file !== undefined || checkedBy !== undefined;
+  if (language === "text" && !isSaid) {
+    throw new Error(
+      `${where}: text is output, a picture, the content of a file, or checked by another test; say which`,
+    );
   }
-  return { language, noRun, isOutput, file, checkedBy };
+  return { language, noRun, isOutput, isPicture, file, checkedBy };
 }
 
 /** The fenced blocks of a page; those within a list are indented with it. */

@@ -35,6 +35,12 @@ function faultsOfOutput(block: Block, printed: string): string[] {
   return shown === real ? [] : [`${at(block)}: ${shown} was ${real}`];
 }
 
+/** Whether most of its lines hold lines, corners or arrows; commands do not. */
+function isDrawn({ text }: Block): boolean {
+  const lines = text.split("\n").filter((line) => line.trim() !== "");
+  return lines.filter((line) => /[\u2190-\u21ff\u2500-\u25ff]/.test(line)).length * 2 > lines.length;
+}
+
 async function faultsOfData(block: Block): Promise<string[]> {
   try {
     if (block.language === "json") JSON.parse(block.text);
@@ -45,6 +51,9 @@ async function faultsOfData(block: Block): Promise<string[]> {
   const ini = block.language === "ini" ? faultsOfIni(block) : "";
   const isUnread = block.checkedBy !== undefined && !isReadBy(block);
   return [
+    ...(block.isPicture && !isDrawn(block)
+      ? [`${at(block)}: a picture has lines or arrows in more than half of its lines`]
+      : []),
     ...(ini === "" ? [] : [`${at(block)}: ${ini}`]),
     ...(isUnread ? [`${at(block)}: ${block.checkedBy} does not read it`] : []),
   ];
