@@ -14,11 +14,21 @@
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { ROOT, runToTheEnd, StepFailed } from "./quickstart.mjs";
+import { build, install, ROOT, runToTheEnd, StepFailed } from "./quickstart.mjs";
 
-const { values: asked } = parseArgs({
-  options: { tests: { type: "string", multiple: true }, features: { type: "string", multiple: true } },
-});
+const USAGE = `npm run proof                                        runs everything, and writes a bundle
+npm run proof -- --tests PATH --features PATH|none   runs a part, and the bundle says so
+docs/proof.md has the variables that say where to, and with which key.`;
+
+/** What was asked for: paths, or nothing for everything. */
+function readArguments() {
+  try {
+    const paths = { type: "string", multiple: true };
+    return parseArgs({ options: { tests: paths, features: paths, help: { type: "boolean", short: "h" } } }).values;
+  } catch (error) {
+    throw new StepFailed(`${error.message}\n\n${USAGE}`, 2);
+  }
+}
 
 const RUN_ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
@@ -41,27 +51,52 @@ function readPlace(env, now, commit) {
 /** What would make a substituted driver, or a device that is asked for by name, pass for this machine's own. */
 const MISLEADING = ["VRAM_LIBCUDA", "VRAM_DEVICE_TESTS", "VRAM_BACKEND"];
 
+/** What can be known to fail before everything was run: a folder, and the key. */
+async function prepare({ folder, key }) {
+  try {
+    mkdirSync(folder, { recursive: true });
+    if (process.env.VRAM_TEST_BUILT !== "1") {
+      await install((line) => process.stdout.write(`${line}\n`));
+      await build();
+    }
+    const { openSigner } = await import("./proof/sign.mjs");
+    const signer = openSigner(key);
+    // Beside its target, so that the bundle appears at once and whole.
+    return { signer, draft: mkdtempSync(join(folder, ".draft-")) };
+  } catch (error) {
+    if (error instanceof StepFailed) throw error;
+    throw new StepFailed([error.message, ...(error.fix === undefined ? [] : [`  ${error.fix}`])].join("\n"), 1);
+  }
+}
+
+/** A path as a shell takes it. */
+const quoted = (path) => (/^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`);
+
 await runToTheEnd(async () => {
+  const asked = readArguments();
+  if (asked.help) {
+    process.stdout.write(`${USAGE}\n`);
+    return 0;
+  }
   const set = MISLEADING.filter((name) => (process.env[name] ?? "") !== "");
   if (set.length > 0) throw new StepFailed(`a proof is of this machine as it is: unset ${set.join(", ")}`, 2);
   const startedAt = new Date();
   const { readSource } = await import("./proof/environment.mjs");
   const source = readSource();
   const place = readPlace(process.env, startedAt, source.commit);
-  const { runSuites } = await import("./proof/suites.mjs");
-  mkdirSync(place.folder, { recursive: true });
-  // Beside its target, so that the bundle appears at once and whole.
-  const draft = mkdtempSync(join(place.folder, ".draft-"));
+  const { signer, draft } = await prepare(place);
   try {
+    // What follows reads `dist`, which is built by now.
+    const { runSuites } = await import("./proof/suites.mjs");
     const ran = await runSuites(asked);
-    // What follows reads `dist`, which the suite has built.
     const { writeBundle } = await import("./proof/write.mjs");
-    const told = await writeBundle(draft, { ...place, startedAt, source, ran });
+    const told = await writeBundle(draft, { ...place, signer, startedAt, source, ran });
     chmodSync(draft, 0o755);
     renameSync(draft, place.target);
     process.stdout.write(`\n${told.lines.join("\n")}\n\nproof bundle: ${place.target}\n`);
     process.stdout.write(
-      `  read it:   ${place.target}/index.html\n  check it:  npx vram proof verify ${place.target}\n`,
+      `  read it:   ${place.target}/index.html\n  check it:  npx vram proof verify ${quoted(place.target)}\n` +
+        `  its key:   ${place.key} (not to be handed on with the bundle)\n`,
     );
     return told.code;
   } finally {

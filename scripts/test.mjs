@@ -19,6 +19,8 @@ const EXCUSE = "no GPU";
 /** @typedef {{ fullName: string, status: string }} TestResult */
 /** @typedef {{ name: string, status: string, startTime: number, endTime: number, assertionResults: TestResult[] }} FileResult */
 
+/** @typedef {{ path: string, message: string }} Outside what failed outside of tests (scripts/outside-reporter.mjs) */
+
 /** @param {TestResult} test */
 const isExcused = ({ status, fullName }) => status !== "passed" && status !== "failed" && fullName.includes(EXCUSE);
 
@@ -28,8 +30,8 @@ const print = (line) => process.stdout.write(`${line}\n`);
 /**
  * Runs vitest and reads its report.
  * @param {string[]} args
- * @returns {Promise<{ code: number, files: FileResult[] | undefined, counts: string }>} no `files` if vitest wrote no
- *   report; `counts` are the lines tests gave to `test/helpers/counts.ts`
+ * @returns {Promise<{ code: number, files: FileResult[] | undefined, outside: Outside[], counts: string }>} no `files`
+ *   if vitest wrote no report; `counts` are the lines tests gave to `test/helpers/counts.ts`
  */
 async function runVitest(args) {
   const folder = mkdtempSync(join(tmpdir(), "vram-test-"));
@@ -38,17 +40,25 @@ async function runVitest(args) {
     const kept = process.env.VRAM_TEST_REPORT ?? folder;
     const report = join(kept, "report.json");
     const counts = join(kept, "counts.txt");
+    const outside = join(kept, "outside.json");
     writeFileSync(counts, "");
     process.env.VRAM_TEST_COUNTS = counts;
-    const reporting = ["--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
+    process.env.VRAM_TEST_OUTSIDE = outside;
+    const reporters = ["default", "json", "./scripts/outside-reporter.mjs"].map((one) => `--reporter=${one}`);
+    const reporting = [...reporters, `--outputFile.json=${report}`];
     const { code } = await runProgram(process.execPath, [
       "node_modules/vitest/vitest.mjs",
       "run",
       ...reporting,
       ...args,
     ]);
-    const files = existsSync(report) ? JSON.parse(readFileSync(report, "utf8")).testResults : undefined;
-    return { code, files, counts: readFileSync(counts, "utf8").trim() };
+    const read = (/** @type {string} */ path) => JSON.parse(readFileSync(path, "utf8"));
+    return {
+      code,
+      files: existsSync(report) ? read(report).testResults : undefined,
+      outside: existsSync(outside) ? read(outside) : [],
+      counts: readFileSync(counts, "utf8").trim(),
+    };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -74,11 +84,12 @@ function printTiers(files) {
 }
 
 /**
- * Counts, and names every skip that is not allowed.
+ * Counts, and names every skip that is not allowed and everything that failed outside of tests.
  * @param {FileResult[]} files
+ * @param {Outside[]} outside
  * @param {boolean} requireTools
  */
-function count(files, requireTools) {
+function count(files, outside, requireTools) {
   const sums = { passed: 0, failed: 0, skipped: 0 };
   for (const file of files) {
     const tests = file.assertionResults;
@@ -90,11 +101,10 @@ function count(files, requireTools) {
         sums.failed += 1;
       } else sums.skipped += 1;
     }
-    // A file that could not be loaded, or whose set-up failed, has no failed test of its own.
-    if (file.status === "failed" && !tests.some(({ status }) => status === "failed")) {
-      print(`failed outside its tests: ${relative(ROOT, file.name)}`);
-      sums.failed += 1;
-    }
+  }
+  for (const { path, message } of outside) {
+    print(`failed outside of tests: ${path}: ${message.split("\n", 1)[0]}`);
+    sums.failed += 1;
   }
   return sums;
 }
@@ -111,13 +121,13 @@ await runToTheEnd(async () => {
   } catch (error) {
     if (!(error instanceof StepFailed) || error.code === 130) throw error;
     process.stderr.write(`${error.message}\n`);
-    outcome = { code: error.code, files: undefined, counts: "" };
+    outcome = { code: error.code, files: undefined, outside: [], counts: "" };
   }
   const files = outcome.files ?? [];
   print("");
   if (outcome.counts !== "") print(`${outcome.counts.split("\n").sort().join("\n")}\n`);
   printTiers(files);
-  const sums = count(files, process.env.REQUIRE_TOOLS === "1");
+  const sums = count(files, outcome.outside, process.env.REQUIRE_TOOLS === "1");
   const withoutGpu = files.flatMap((file) => file.assertionResults).filter(isExcused).length;
   if (withoutGpu > 0)
     print(`no GPU here: ${withoutGpu} tests of the GPU suite were skipped, nothing was shown on hardware`);

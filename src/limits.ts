@@ -249,7 +249,7 @@ export const LIMITS = {
   proofFiles: 2000,
   /** One file of it; the list of 10,000 tests, each with a message of 4 KiB, has 40 MiB. */
   proofFileBytes: 64 * MIB,
-  /** Names in its statement, failed and skipped: 2 × 500 × 300 characters are 391 KiB in base64, below `statementBytes`. */
+  /** Names in its statement, failed and skipped: 2 × 500 × 300 bytes are 391 KiB in base64, below `statementBytes`. */
   proofNames: 500,
-  proofNameLength: 300,
+  proofNameBytes: 300,
 } as const;

@@ -1,6 +1,6 @@
 /** Where a run took place: what somebody needs to run it again. Nothing that names the machine, its user or its paths. */
 import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import { ROOT } from "../quickstart.mjs";
 
@@ -23,8 +23,12 @@ const TOOLS = [
 
 /** The commit, and what was changed on top of it. `commit` is undefined where there is no repository. */
 export function readSource() {
+  const top = firstLine("git", "rev-parse", "--show-toplevel");
   const commit = firstLine("git", "rev-parse", "HEAD");
-  if (commit === undefined) return { commit: undefined, changed: [] };
+  // A copy of the files that lies in somebody else's repository is of no commit of that one.
+  if (commit === undefined || top === undefined || realpathSync(top) !== realpathSync(ROOT)) {
+    return { commit: undefined, changed: [] };
+  }
   const { status, stdout } = spawnSync("git", ["status", "--porcelain", "--untracked-files=normal"], {
     cwd: ROOT,
     encoding: "utf8",
@@ -55,12 +59,12 @@ const osName = () =>
     ? (/^PRETTY_NAME="?([^"\n]+)/m.exec(readFileSync("/etc/os-release", "utf8"))?.[1] ?? "unknown")
     : "unknown";
 
-export function readEnvironment({ commit, changed }) {
+export function readEnvironment({ commit, changed }, backends) {
   return {
     commit: commit ?? "none",
     changed,
     version: JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8")).version,
-    backend: "emulated",
+    backends,
     gpus: readGpus(),
     driver: readDriver(),
     node: process.version,

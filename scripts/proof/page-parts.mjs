@@ -88,7 +88,7 @@ export function environment({ environment: at, sbom, hardware }) {
   const facts = [
     ["commit", at.commit],
     ["changed on top of it", at.changed.length === 0 ? "nothing" : at.changed.join(", ")],
-    ["backend", at.backend],
+    ["backends", at.backends.join(", ")],
     ["GPU", at.gpus.length === 0 ? "none" : at.gpus.join(", ")],
     ["driver", at.driver],
     ["Node.js", `${at.node}, npm ${at.npm}`],

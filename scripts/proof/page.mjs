@@ -61,22 +61,25 @@ function boxes({ run, environment: { commit, changed }, matrix, failures }) {
   const onGpu = matrix.rows.filter((row) => row.onGpu === "passed");
   const missing = matrix.rows.filter((row) => row.onGpu !== "passed");
   const gaps = matrix.rows.filter(({ withoutGpu }) => withoutGpu === "gap");
+  const anyRanOnGpu = matrix.rows.some(({ onGpu: standing }) => standing !== "gap");
   return html`
 ${
   failures.length === 0
     ? ""
     : html`<section class="box bad"><h2>${counted(failures.length, "failure")}</h2>
-${failures.slice(0, 50).map(({ name, message }) => html`<details><summary>${name}</summary><pre>${message ?? "no message"}</pre></details>`)}</section>`
+${failures.slice(0, 50).map(({ name, message }) => html`<details><summary>${name}</summary><pre>${message ?? "no message"}</pre></details>`)}
+${failures.length > 50 ? html`<p>And ${number(failures.length - 50)} more: <a href="tests.html">tests.html</a>.</p>` : ""}</section>`
 }
 ${matrix.strays.length === 0 ? "" : html`<section class="box bad"><h2>Tags that name no requirement</h2><ul>${matrix.strays.map((stray) => html`<li>${stray}</li>`)}</ul></section>`}
-${run.partial === undefined ? "" : html`<section class="box bad"><h2>Not the whole suite</h2><p>This run was asked for ${run.partial} only. What is missing below was not run.</p></section>`}
+${run.partial === undefined ? "" : html`<section class="box bad"><h2>Not the whole suite</h2><p>This run was of a part: ${run.partial}. What is missing below was not run.</p></section>`}
 ${gaps.length === 0 ? "" : html`<section class="box bad"><h2>${counted(gaps.length, "requirement")} without a test that passed</h2>${ids(gaps)}</section>`}
+${commit === "none" ? html`<section class="box"><h2>No commit</h2><p>The source was not in a repository of its own, so the signed result names no commit.</p></section>` : ""}
 ${changed.length === 0 ? "" : html`<section class="box"><h2>Not a commit</h2><p>${counted(changed.length, "file")} differed from commit <code>${commit}</code>, so the signed result names no commit.</p></section>`}
 ${
   missing.length === 0
     ? ""
     : html`<section class="box" id="hardware"><h2>${onGpu.length === 0 ? "Nothing here was shown on hardware" : "Not shown on hardware"}</h2>
-<p>${onGpu.length === 0 ? "No test of the GPU suite passed. Everything ran on the EMULATED device, or over a driver library that was substituted for a test; neither says anything about real VRAM." : "On the GPU of this machine these requirements were not shown:"}
+<p>${anyRanOnGpu ? "Tests ran on the GPU of this machine. What they did not show:" : "No test ran on a GPU. Everything ran on the EMULATED device, or over a driver library that was substituted for a test; neither says anything about real VRAM."}
 ${counted(missing.length, "requirement")}, by name:</p>${ids(missing)}</section>`
 }`;
 }
@@ -86,7 +89,7 @@ const STANDINGS = { passed: ["good", "shown"], failed: ["bad", "FAILED"], gap: [
 const STATUSES = { passed: ["good", "passed"], failed: ["bad", "FAILED"], skipped: ["gap", "skipped"] };
 
 function evidenceOf({ evidence }) {
-  if (evidence.length === 0) return html`<br><span class="note">No test and no scenario carries its id.</span>`;
+  if (evidence.length === 0) return html`<br><span class="note">Nothing that ran carries its id.</span>`;
   const items = evidence.map(
     ({ name, status, onGpu }) => html`<li>${pill(...STATUSES[status])} ${onGpu ? "GPU suite: " : ""}${name}</li>\n`,
   );
@@ -144,7 +147,7 @@ export function indexPage(data) {
     `Proof bundle ${run.id}`,
     html`<header>
 <h1>Proof bundle ${run.id}</h1>
-<p class="lead">vram-residency ${at.version}, commit <code>${at.commit.slice(0, 12)}</code>, ${run.startedAt}, backend <b>${at.backend}</b>${at.gpus.length > 0 ? `, GPU ${at.gpus.join(", ")}` : ", no GPU"}. Made by <code>npm run proof</code> from what ran.</p>
+<p class="lead">vram-residency ${at.version}, commit <code>${at.commit.slice(0, 12)}</code>, ${run.startedAt}, backend <b>${at.backends.join(", ")}</b>${at.gpus.length > 0 ? `, GPU ${at.gpus.join(", ")}` : ", no GPU"}. Made by <code>npm run proof</code> from what ran.</p>
 <nav><a href="#matrix">Requirements</a><a href="#features">Behaviour</a><a href="#tests">Tests</a><a href="#coverage">Coverage</a><a href="#strength">Strength</a><a href="#timings">Timings and seeds</a><a href="#benches">Benches</a><a href="#environment">Environment</a><a href="#check">Check it yourself</a></nav>
 </header>
 ${tiles(data)}
@@ -177,8 +180,11 @@ export function testsPage({ run, tests }) {
     });
     return html`<details${failed > 0 ? html` open` : ""}><summary>${pill(failed > 0 ? "bad" : words === "skipped" ? "gap" : "good", words)} <span class="mono">${path}</span> <span class="soft">${counted(all.length, "test")}, ${duration(ms)}</span></summary>${error === undefined ? "" : html`<pre>${error}</pre>`}<ul>${items}</ul></details>`;
   });
+  const all = tests.files.flatMap((file) => file.tests);
+  const count = (wanted) => number(all.filter(({ status }) => status === wanted).length);
   return documentOf(
     `Tests of ${run.id}`,
-    html`<h1>Tests of ${run.id}</h1><p class="lead"><a href="index.html">Back to the bundle</a></p>${files}`,
+    html`<h1>Tests of ${run.id}</h1>
+<p class="lead">${counted(tests.files.length, "file")}: ${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped. <a href="index.html">Back to the bundle</a></p>${files}`,
   );
 }

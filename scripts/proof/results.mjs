@@ -1,61 +1,92 @@
 /**
  * From what the two runners report to what a proof bundle lists: `tests.json` from vitest's JSON report, `features.json`
- * from cucumber's messages. Statuses, names and durations are taken as they were reported; paths become relative, and
- * colours are taken out of messages.
+ * from cucumber's messages. Statuses, names and durations are taken as they were reported, but for one thing: what did not
+ * run because something broke has failed. Paths become relative, and colours are taken out of messages.
  */
-import { readFileSync } from "node:fs";
-import { relative, sep } from "node:path";
+import { existsSync, readFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join, relative, sep } from "node:path";
 import { stripVTControlCharacters } from "node:util";
 import { ROOT } from "../quickstart.mjs";
+import { secretsIn } from "./secrets.mjs";
 
 /** A message is there to find the cause, not to be the log. */
 const MESSAGE_LENGTH = 4000;
 
 const TAG = /^@(VR-[A-Z]+-\d{2})$/;
 
-/** A message that says nothing of where the repository lies. */
+/** A message that says nothing of where the repository and a person's files lie. */
 export function cleanMessage(text) {
-  const relative = stripVTControlCharacters(text).replaceAll(ROOT, "").replaceAll(encodeURI(ROOT), "");
+  const home = homedir() === "/" ? [] : [[`${homedir()}/`, "~/"]];
+  let clean = stripVTControlCharacters(text);
+  for (const [place, short] of [[ROOT, ""], [encodeURI(ROOT), ""], ...home]) clean = clean.replaceAll(place, short);
+  // Part of a secret would not be recognised: what holds one stays whole, and is found when the bundle is looked through.
+  if (clean.length > MESSAGE_LENGTH && secretsIn("", clean).length === 0) clean = clean.slice(0, MESSAGE_LENGTH);
   // Half a surrogate pair, which a test may have in its title or the cut leave behind, has no place in UTF-8.
-  return relative.slice(0, MESSAGE_LENGTH).toWellFormed();
+  return clean.toWellFormed();
 }
 
 /** Whole milliseconds, and never below zero: clocks are set back, too. */
 const ms = (value) => Math.max(0, Math.round(value ?? 0));
 
-const statusOf = (status) => (status === "passed" || status === "failed" ? status : "skipped");
+/** What failed outside of tests, by the path of its file (scripts/outside-reporter.mjs, beside the report). */
+function readOutside(report) {
+  const path = join(dirname(report), "outside.json");
+  const found = new Map();
+  for (const { path: file, message } of existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : []) {
+    found.set(file, [...(found.get(file) ?? []), cleanMessage(message)]);
+  }
+  return found;
+}
+
+/** Whatever is neither passed nor skipped by its author has failed: it did not end, or what it stands on broke. */
+function readTest({ ancestorTitles, title, status, duration, failureMessages }, error) {
+  const left = status !== "passed" && status !== "failed";
+  const broken = left && (error !== undefined || status === "pending");
+  const message = broken ? "it did not run to its end" : (failureMessages ?? []).join("\n");
+  const how = broken ? "failed" : left ? "skipped" : status;
+  return {
+    title: cleanMessage([...ancestorTitles, title].join(" > ")),
+    status: how,
+    ms: ms(duration),
+    ...(how === "failed" ? { message: cleanMessage(message) } : {}),
+  };
+}
 
 /** `tests.json` from the path of vitest's JSON report. */
 export function readTests(path) {
   const { testResults } = JSON.parse(readFileSync(path, "utf8"));
+  const outside = readOutside(path);
   const files = testResults.map((file) => {
     const name = relative(ROOT, file.name).split(sep).join("/");
-    const tests = file.assertionResults.map(({ ancestorTitles, title, status, duration, failureMessages }) => ({
-      title: cleanMessage([...ancestorTitles, title].join(" > ")),
-      status: statusOf(status),
-      ms: ms(duration),
-      ...(status === "failed" ? { message: cleanMessage((failureMessages ?? []).join("\n")) } : {}),
-    }));
-    const outside = file.status === "failed" && !tests.some(({ status }) => status === "failed");
+    const errors = outside.get(name) ?? (file.message ? [cleanMessage(file.message)] : []);
+    outside.delete(name);
+    const error = errors.length === 0 ? undefined : errors.join("\n\n");
     return {
       ...{ path: name, tier: name.split("/")[1] ?? "?", ms: ms(file.endTime - file.startTime) },
-      ...(outside ? { error: cleanMessage(file.message || "failed outside its tests") } : {}),
-      tests,
+      ...(error === undefined ? {} : { error }),
+      tests: file.assertionResults.map((test) => readTest(test, error)),
     };
   });
+  for (const [name, errors] of outside) {
+    files.push({ path: name, tier: name.split("/")[1] ?? "run", ms: 0, error: errors.join("\n\n"), tests: [] });
+  }
   files.sort((a, b) => (a.path < b.path ? -1 : 1));
   return { schema: "vram-residency/proof-tests/v1", files };
 }
 
 const millis = ({ seconds, nanos }) => seconds * 1000 + nanos / 1e6;
 
-/** What cucumber calls it, in three words. Undefined, ambiguous and pending steps are failures, as in its strict mode. */
-const outcomeOf = (statuses) =>
-  statuses.length > 0 && statuses.every((status) => status === "PASSED")
-    ? "passed"
-    : statuses.length > 0 && statuses.every((status) => status === "PASSED" || status === "SKIPPED")
-      ? "skipped"
-      : "failed";
+/**
+ * What cucumber calls it, in three words. Undefined, ambiguous and pending steps are failures, as in its strict mode, and
+ * so is a scenario without steps: hooks that pass show nothing.
+ */
+function outcomeOf(results, own) {
+  const statuses = results.map(({ testStepResult }) => testStepResult.status);
+  if (!results.some(({ testStepId }) => own.has(testStepId))) return "failed";
+  if (statuses.every((status) => status === "PASSED")) return "passed";
+  return statuses.every((status) => status === "PASSED" || status === "SKIPPED") ? "skipped" : "failed";
+}
 
 /** Names of scenarios; rows of an outline share one, and are told apart by their line. */
 function namesOf(pickles) {
@@ -78,8 +109,12 @@ function readMessages(path) {
     started: pick("testCaseStarted"),
     finished: pick("testCaseFinished"),
     steps: pick("testStepFinished"),
-    /** A hook that failed outside every scenario leaves only this. */
+    /** What failed outside every scenario: hooks of the run, or the run itself. */
     success: pick("testRunFinished").every(({ success }) => success) && pick("testRunFinished").length === 1,
+    outside: [
+      ...pick("testRunHookFinished").map(({ result }) => result?.message),
+      ...pick("testRunFinished").map(({ message }) => message),
+    ].filter((message) => message !== undefined),
   };
 }
 
@@ -87,12 +122,14 @@ function readMessages(path) {
 function attemptsOf({ cases, started, finished, steps }) {
   const attempts = new Map();
   for (const { id, testCaseId, timestamp } of started) {
-    const pickleId = cases.find((one) => one.id === testCaseId)?.pickleId;
+    const { pickleId, testSteps = [] } = cases.find((one) => one.id === testCaseId) ?? {};
+    // Steps of the scenario; hooks have no pickle step.
+    const own = new Set(testSteps.filter((step) => step.pickleStepId !== undefined).map((step) => step.id));
     const results = steps.filter(({ testCaseStartedId }) => testCaseStartedId === id);
     const end = finished.find(({ testCaseStartedId }) => testCaseStartedId === id);
     attempts.set(pickleId, {
       // A scenario that began and did not end did not pass.
-      status: end === undefined ? "failed" : outcomeOf(results.map(({ testStepResult }) => testStepResult.status)),
+      status: end === undefined ? "failed" : outcomeOf(results, own),
       ms: ms(end === undefined ? 0 : millis(end.timestamp) - millis(timestamp)),
       message: results
         .map(({ testStepResult }) => testStepResult.message ?? "")
@@ -109,21 +146,22 @@ export function readFeatures(path, backend) {
   const nameOf = namesOf(run.pickles);
   const attempts = attemptsOf(run);
   const features = [...run.documents].map(([uri, name]) => ({
-    path: uri,
-    name,
+    path: cleanMessage(uri),
+    name: cleanMessage(name),
     scenarios: run.pickles
       .filter((pickle) => pickle.uri === uri && attempts.has(pickle.id))
       .map((pickle) => {
         const { status, ms: took, message } = attempts.get(pickle.id);
         const requirements = pickle.tags.flatMap((tag) => TAG.exec(tag.name)?.[1] ?? []);
         const failed = status === "failed" ? { message: cleanMessage(message) } : {};
-        return { name: nameOf(pickle), requirements, status, ms: took, ...failed };
+        return { name: cleanMessage(nameOf(pickle)), requirements, status, ms: took, ...failed };
       }),
   }));
   const shown = features.filter(({ scenarios }) => scenarios.length > 0).sort((a, b) => (a.path < b.path ? -1 : 1));
   const anyFailed = shown.some(({ scenarios }) => scenarios.some(({ status }) => status === "failed"));
-  if (!run.success && !anyFailed) {
-    const outside = { name: "outside every scenario", requirements: [], status: "failed", ms: 0 };
+  if (run.outside.length > 0 || (!run.success && !anyFailed)) {
+    const message = cleanMessage(run.outside.join("\n") || "it ended badly, though no scenario failed");
+    const outside = { name: "outside every scenario", requirements: [], status: "failed", ms: 0, message };
     shown.push({ path: "features", name: "the run itself", scenarios: [outside] });
   }
   return { schema: "vram-residency/proof-features/v1", backend, features: shown };

@@ -17,12 +17,28 @@ const FORMS = [
 ];
 
 /** Variables whose value is a secret by its name. */
-const SECRET_NAME = /TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|PRIVATE_?KEY/i;
+const SECRET_NAME =
+  /TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(API|PRIVATE|SIGNING|ACCESS|ENCRYPTION|DEPLOY|SSH)_?KEY|_(PASS|PAT|PWD|AUTH)$/i;
+
 /** As it is, and as JSON and HTML write it. */
 const formsOf = (value) => [...new Set([value, JSON.stringify(value).slice(1, -1), html`${value}`.toString()])];
 
 /** A shorter value would be found in every text. */
 const VALUE_LENGTH = 8;
+
+const literal = (text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&");
+
+/** Kinds of what must not be there, each with a form to look for. */
+function formsIn(env) {
+  const values = Object.entries(env)
+    .filter(([name, value]) => SECRET_NAME.test(name) && (value ?? "").length >= VALUE_LENGTH)
+    .flatMap(([name, value]) => formsOf(value).map((form) => [`the value of ${name}`, new RegExp(literal(form))]));
+  const places = [ROOT.replace(/\/$/, ""), homedir()]
+    .filter((place) => place.length > 1)
+    // "/app/" is a place, and no part of "docs/app/".
+    .map((place) => ["a path of this machine", new RegExp(`(?<![\\w.~-])${literal(place)}/`)]);
+  return [...FORMS, ...values, ...places];
+}
 
 /**
  * Finds secrets in the text of a file: keys and tokens by their form, values of this process's environment that are secret
@@ -33,17 +49,9 @@ const VALUE_LENGTH = 8;
  * @returns {string[]} `PATH, line N: KIND`
  */
 export function secretsIn(path, text, env = process.env) {
-  const values = Object.entries(env)
-    .filter(([name, value]) => SECRET_NAME.test(name) && (value ?? "").length >= VALUE_LENGTH)
-    .flatMap(([name, value]) => formsOf(value).map((form) => [`the value of ${name}`, form]));
-  const places = [ROOT.replace(/\/$/, ""), homedir()]
-    .filter((place) => place.length > 1)
-    .map((place) => ["a path of this machine", `${place}/`]);
-  const found = [];
-  for (const [index, line] of text.split("\n").entries()) {
-    const where = `${path}, line ${index + 1}`;
-    for (const [kind, form] of FORMS) if (form.test(line)) found.push(`${where}: ${kind}`);
-    for (const [kind, value] of [...values, ...places]) if (line.includes(value)) found.push(`${where}: ${kind}`);
-  }
-  return found;
+  return formsIn(env).flatMap(([kind, form]) =>
+    [...text.matchAll(new RegExp(form, `${form.flags}g`))].map(
+      ({ index }) => `${path}, line ${text.slice(0, index).split("\n").length}: ${kind}`,
+    ),
+  );
 }

@@ -17,7 +17,13 @@ import { dirname, join } from "node:path";
 import { signEnvelope } from "../../dist/attest/envelope.js";
 import { createStatementSigner, encodeStatementKey, readStatementKey } from "../../dist/attest/keys.js";
 import { formatSums } from "../../dist/proof/sums.js";
-import { encodeTestResult, PUBLIC_KEY_FILE, STATEMENT_FILE, SUMS_FILE } from "../../dist/proof/test-result.js";
+import {
+  encodeTestResult,
+  formatEnvelope,
+  PUBLIC_KEY_FILE,
+  STATEMENT_FILE,
+  SUMS_FILE,
+} from "../../dist/proof/test-result.js";
 import { ROOT } from "../quickstart.mjs";
 
 const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
@@ -54,5 +60,5 @@ export function signBundle(folder, signer, { commit, outcome }) {
   const configuration = CONFIGURATION.map((name) => ({ name, sha256: sha256(readFileSync(join(ROOT, name))) }));
   const payload = encodeTestResult({ sumsSha256: sha256(text), commit, configuration, outcome });
   const envelope = signEnvelope(payload, signer.privateKey, signer.keyId);
-  writeFileSync(join(folder, STATEMENT_FILE), `${JSON.stringify(envelope, null, 2)}\n`);
+  writeFileSync(join(folder, STATEMENT_FILE), formatEnvelope(envelope));
 }

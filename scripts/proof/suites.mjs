@@ -53,8 +53,9 @@ async function runFeatures(folder, backend, wanted) {
   return readFeatures(messages, backend);
 }
 
-const passedOnGpu = ({ files }) =>
-  files.some(({ tier, tests }) => tier === "device" && tests.some(({ status }) => status === "passed"));
+/** Tests of the GPU suite are skipped where there is no GPU; whatever else became of them, they ran on one. */
+const ranOnGpu = ({ files }) =>
+  files.some(({ tier, tests }) => tier === "device" && tests.some(({ status }) => status !== "skipped"));
 
 /** Where coverage was measured: by folder of `src`, and in all. */
 function readCoverage(folder) {
@@ -102,7 +103,7 @@ export async function runSuites({ tests: wantedTests, features: wantedFeatures }
   try {
     const seeds = chooseSeeds();
     const tests = await timed("tests", () => runTests(folder, wantedTests));
-    const backends = ["emulated", ...(passedOnGpu(tests) ? ["cuda"] : [])];
+    const backends = ["emulated", ...(ranOnGpu(tests) ? ["cuda"] : [])];
     const features = [];
     for (const backend of wantedFeatures?.includes("none") ? [] : backends) {
       features.push(await timed(`scenarios, ${backend}`, () => runFeatures(folder, backend, wantedFeatures)));
@@ -116,7 +117,7 @@ export async function runSuites({ tests: wantedTests, features: wantedFeatures }
     ].filter((part) => part !== undefined);
     return {
       tests: partial.length === 0 ? tests : { ...tests, partial: partial.join(" and ") },
-      ...{ features, steps, coverage: readCoverage(folder) },
+      ...{ backends, features, steps, coverage: readCoverage(folder) },
       seeds: { environment: seeds, counts: counts.sort() },
     };
   } finally {

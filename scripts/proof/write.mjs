@@ -2,16 +2,17 @@
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { checkBundle } from "../../dist/proof/check.js";
+import { matrixOf } from "../../dist/proof/matrix.js";
 import { outcomeOf, RESULT_FILES } from "../../dist/proof/results.js";
 import { verdictOf } from "../../dist/proof/test-result.js";
 import { ROOT, StepFailed } from "../quickstart.mjs";
 import { readEnvironment, readSbom, readSource } from "./environment.mjs";
-import { matrixOf } from "./matrix.mjs";
 import { indexPage, testsPage } from "./page.mjs";
 import { secretsIn } from "./secrets.mjs";
-import { openSigner, signBundle } from "./sign.mjs";
+import { signBundle } from "./sign.mjs";
 
 const SLOWEST = 20;
+const FAILURES_TOLD = 20;
 
 const readJson = (path) => JSON.parse(readFileSync(path, "utf8"));
 
@@ -62,7 +63,7 @@ function gather(draft, { id, startedAt, source, ran, signer }) {
     failures: failuresOf(tests, features),
     timings: { steps, slowest: slowestOf(tests) },
     benches: results.filter((file) => !own.includes(file)).map((file) => ({ file, document: result(file) })),
-    environment: readEnvironment(source),
+    environment: readEnvironment(source, ran.backends),
     sbom: readSbom(),
     hardware: copyResults("docs/gpu-results", join(draft, "hardware")),
   };
@@ -74,7 +75,7 @@ function writeFiles(draft, data) {
     [RESULT_FILES.tests]: data.tests,
     ...(emulated === undefined ? {} : { [RESULT_FILES.features]: emulated }),
     ...(cuda === undefined ? {} : { [RESULT_FILES.gpuFeatures]: cuda }),
-    "requirements.json": { schema: "vram-residency/proof-matrix/v1", ...data.matrix },
+    [RESULT_FILES.matrix]: { schema: "vram-residency/proof-matrix/v1", ...data.matrix },
     "environment.json": { schema: "vram-residency/proof-environment/v1", run: data.run, ...data.environment },
     "timings.json": data.timings,
     "seeds.json": data.seeds,
@@ -118,7 +119,8 @@ function linesOf({ matrix, tests, features, failures }) {
     `requirements: ${matrix.rows.length} in all, ${without("passed").length} shown without a GPU, ${failed.length} failed${list(failed)}, ${gaps.length} gaps${list(gaps)}`,
     `on a GPU: ${onGpu} of ${matrix.rows.length} requirements shown`,
     ...(matrix.strays.length === 0 ? [] : [`tags that name no requirement: ${matrix.strays.join("; ")}`]),
-    ...failures.slice(0, 20).map(({ name }) => `FAILED: ${name}`),
+    ...failures.slice(0, FAILURES_TOLD).map(({ name }) => `FAILED: ${name}`),
+    ...(failures.length > FAILURES_TOLD ? [`and ${failures.length - FAILURES_TOLD} more, which the page names`] : []),
   ];
 }
 
@@ -132,8 +134,7 @@ function stillSame(before, after) {
  * Writes a bundle into the folder `draft` and checks it as a reader would.
  * @returns {Promise<{ lines: string[], code: number }>} what to print, and how to end
  */
-export async function writeBundle(draft, { id, key, startedAt, source: before, ran }) {
-  const signer = openSigner(key);
+export async function writeBundle(draft, { id, signer, startedAt, source: before, ran }) {
   const source = stillSame(before, readSource());
   const data = gather(draft, { id, startedAt, source, ran, signer });
   writeFiles(draft, data);

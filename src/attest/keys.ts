@@ -63,12 +63,15 @@ export function readStatementKey(pem: Uint8Array, path: string): StatementSigner
   throw new VramError("STATE_INVALID", `${path}: not a key for statements, which is P-256 in a PKCS#8 file in PEM`);
 }
 
+/** One public key, and nothing else. */
+const ONE_KEY = /^\s*-----BEGIN PUBLIC KEY-----[^-]*-----END PUBLIC KEY-----\s*$/;
+
 /** A public key as `vram attest keys` writes it: SPKI of P-256 in PEM. `INVALID_ARGUMENT` for anything else. */
 export function parsePublicKey(pem: string): KeyObject {
   let publicKey: KeyObject | undefined;
   try {
-    // A private key would be taken for its public half, and has no business here.
-    if (/^\s*-----BEGIN PUBLIC KEY-----/.test(pem)) publicKey = createPublicKey({ key: pem, format: "pem" });
+    // A private key would be taken for its public half, and has no business here; of two keys the first would be taken.
+    if (ONE_KEY.test(pem)) publicKey = createPublicKey({ key: pem, format: "pem" });
   } catch {
     // Said below.
   }

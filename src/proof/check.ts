@@ -5,6 +5,7 @@
  * to find out.
  */
 import type { KeyObject } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
 import { checkEnvelope, openEnvelope } from "../attest/envelope.ts";
 import { keyIdOf, parsePublicKey } from "../attest/keys.ts";
 import { toHex } from "../bytes.ts";
@@ -12,10 +13,12 @@ import { VramError } from "../errors.ts";
 import { sha256 } from "../hash/descriptor.ts";
 import { LIMITS } from "../limits.ts";
 import { hashFile, type Listing, listFolder, readInside } from "./folder.ts";
-import { featuresSchema, outcomeOf, RESULT_FILES, testsSchema } from "./results.ts";
+import { type Lists, readLists } from "./lists.ts";
+import { outcomeOf } from "./results.ts";
 import { parseSums, type Sums } from "./sums.ts";
 import {
   decodeTestResult,
+  formatEnvelope,
   PUBLIC_KEY_FILE,
   STATEMENT_FILE,
   SUMS_FILE,
@@ -43,6 +46,7 @@ export interface BundleContent {
   /** 40 hex digits, or undefined if the bundle names no commit. */
   readonly commit: string | undefined;
   readonly counts: { readonly passed: number; readonly failed: number; readonly skipped: number };
+  readonly requirements: Lists["requirements"];
   /** Tests of `test/device` and scenarios that passed on a real GPU. */
   readonly onHardware: number;
 }
@@ -51,13 +55,19 @@ export type CheckedBundle =
   | ({ readonly ok: true } & BundleContent)
   | { readonly ok: false; readonly faults: readonly BundleFault[] };
 
+/** A file that was too large or could not be read is not the one that was signed, or nobody can tell. */
+function readFailure(error: unknown): string {
+  if (error instanceof VramError) return `not known (${error.message})`;
+  throw error;
+}
+
 const fault = (kind: BundleFault["kind"], path: string, words: string): BundleFault => ({ kind, path, words });
 
 /** Faults of the files against the list: each is read and hashed. */
 async function compareFiles(
   folder: string,
   sums: Sums,
-  { files, others }: Listing,
+  { files, others, empty }: Listing,
   signal: AbortSignal | undefined,
 ): Promise<BundleFault[]> {
   const faults = others.map((path) => fault("added", path, "it is neither a file nor a folder"));
@@ -66,13 +76,14 @@ async function compareFiles(
     if (path === SUMS_FILE || path === STATEMENT_FILE || sums.has(path)) continue;
     faults.push(fault("added", path, `${SUMS_FILE} does not list it`));
   }
+  for (const path of empty) faults.push(fault("added", path, "an empty folder"));
   for (const [path, expected] of sums) {
     if (signal?.aborted === true) throw new VramError("ABORTED", "the check was interrupted");
     if (!present.has(path)) {
       faults.push(fault("missing", path, `${SUMS_FILE} lists it`));
       continue;
     }
-    const found = await hashFile(folder, path);
+    const found = await hashFile(folder, path).catch(readFailure);
     if (found !== expected) faults.push(fault("changed", path, `its SHA-256 is ${found}, and was ${expected}`));
   }
   return faults;
@@ -93,8 +104,12 @@ type Signed = { readonly statement: TestResult; readonly key: KeyObject };
 async function readSigned(folder: string, given: string | undefined): Promise<Signed | BundleFault> {
   const key = await keyFor(folder, given);
   if ("kind" in key) return key;
-  const opened = openEnvelope(await readInside(folder, STATEMENT_FILE, LIMITS.statementBytes));
-  if (opened === undefined) return fault("statement", STATEMENT_FILE, "it is not one DSSE envelope with one signature");
+  const bytes = await readInside(folder, STATEMENT_FILE, LIMITS.statementBytes);
+  const opened = openEnvelope(bytes);
+  // One form, so that no byte of it can be changed unnoticed.
+  if (opened === undefined || bytes.toString("utf8") !== formatEnvelope(JSON.parse(bytes.toString("utf8")))) {
+    return fault("statement", STATEMENT_FILE, "it is not one DSSE envelope with one signature, as it is written");
+  }
   if (!checkEnvelope(opened, key) || opened.keyId !== keyIdOf(key)) {
     return fault("signature", STATEMENT_FILE, `key ${keyIdOf(key)} has not signed it`);
   }
@@ -104,48 +119,23 @@ async function readSigned(folder: string, given: string | undefined): Promise<Si
     : { statement, key };
 }
 
-/** Reads one of the lists of what ran; undefined if it is none. */
-async function readList<T>(
-  folder: string,
-  path: string,
-  schema: { safeParse(value: unknown): { readonly success: boolean; readonly data?: T | undefined } },
-): Promise<T | undefined> {
-  try {
-    const bytes = await readInside(folder, path, LIMITS.proofFileBytes);
-    return schema.safeParse(JSON.parse(bytes.toString("utf8"))).data;
-  } catch {
-    return undefined;
-  }
-}
-
 /** Computes the result once more, from the lists. */
-async function compareResult(folder: string, sums: Sums, { statement, key }: Signed, keyGiven: boolean) {
-  const tests = await readList(folder, RESULT_FILES.tests, testsSchema);
-  const paths = [RESULT_FILES.features, RESULT_FILES.gpuFeatures].filter((path) => sums.has(path));
-  const lists = await Promise.all(paths.map((path) => readList(folder, path, featuresSchema)));
-  const features = lists.filter((list) => list !== undefined);
-  if (tests === undefined || features.length < lists.length || !sums.has(RESULT_FILES.tests)) {
-    return fault("result", RESULT_FILES.tests, "the lists of tests and scenarios cannot be read");
-  }
+function compareResult({ statement, key }: Signed, { tests, features, requirements }: Lists) {
   const outcome = outcomeOf(tests, features);
   const { configuration: _, ...said } = statement.predicate;
-  if (JSON.stringify(Object.entries(said).sort()) !== JSON.stringify(Object.entries(verdictOf(outcome)).sort())) {
+  if (!isDeepStrictEqual(said, verdictOf(outcome))) {
     return fault("result", STATEMENT_FILE, `it says ${said.result}, and that is not what the lists of tests say`);
   }
   const device = tests.files.filter(({ tier }) => tier === "device").flatMap(({ tests: all }) => all);
   const onGpu = features.filter(({ backend }) => backend === "cuda").flatMap((list) => list.features);
   const passed = [...device, ...onGpu.flatMap(({ scenarios }) => scenarios)].filter((one) => one.status === "passed");
   return {
-    ok: true as const,
-    files: sums.size,
-    ...{
-      keyId: keyIdOf(key),
-      keyGiven,
-      result: said.result,
-      partial: tests.partial,
-      commit: statement.subject[1]?.digest.gitCommit,
-    },
+    keyId: keyIdOf(key),
+    result: said.result,
+    partial: tests.partial,
+    commit: statement.subject[1]?.digest.gitCommit,
     counts: { passed: outcome.passed, failed: outcome.failed.length, skipped: outcome.skipped.length },
+    requirements,
     onHardware: passed.length,
   };
 }
@@ -162,6 +152,7 @@ export async function checkBundle(
   const listing = await listFolder(folder);
   for (const path of [SUMS_FILE, STATEMENT_FILE]) {
     if (listing.files.includes(path)) continue;
+    if (listing.others.includes(path)) return { ok: false, faults: [fault("added", path, "it is no regular file")] };
     throw new VramError("SOURCE_NOT_FOUND", `${folder}: there is no ${path} in it`, {
       fix: "name the folder of one run, as `npm run proof` wrote it",
     });
@@ -178,6 +169,11 @@ export async function checkBundle(
     faults.push(fault("changed", SUMS_FILE, "its SHA-256 is not the one that was signed"));
   }
   if (faults.length > 0) return { ok: false, faults };
-  const checked = await compareResult(folder, sums, signed, publicKey !== undefined);
-  return "kind" in checked ? { ok: false, faults: [checked] } : checked;
+  const lists = await readLists(folder, sums);
+  if (typeof lists === "string") {
+    return { ok: false, faults: [fault("result", lists, "it cannot be read, or is not what the other lists say")] };
+  }
+  const checked = compareResult(signed, lists);
+  if ("kind" in checked) return { ok: false, faults: [checked] };
+  return { ok: true, files: sums.size, keyGiven: publicKey !== undefined, ...checked };
 }

@@ -10,9 +10,10 @@ import { VramError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import { openFailure } from "../source/file.ts";
 
-/** What lies in a folder: regular files by path, `/` between folders, and the paths of everything else. */
+/** What lies in a folder: regular files by path, `/` between folders, folders with nothing in them, and everything else. */
 export interface Listing {
   readonly files: readonly string[];
+  readonly empty: readonly string[];
   readonly others: readonly string[];
 }
 
@@ -24,21 +25,23 @@ const tooMuch = (folder: string, what: string): VramError =>
 /** Everything below a folder, sorted. Throws `SOURCE_NOT_FOUND` and its like, `SOURCE_TOO_LARGE` beyond the limits. */
 export async function listFolder(folder: string): Promise<Listing> {
   const files: string[] = [];
+  const empty: string[] = [];
   const others: string[] = [];
   const pending = [""];
   for (let below = pending.pop(); below !== undefined; below = pending.pop()) {
     const entries = await promises.readdir(join(folder, below), { withFileTypes: true }).catch((error: unknown) => {
       throw openFailure(folder, error);
     });
+    if (entries.length === 0) empty.push(below);
     for (const entry of entries) {
       const path = below === "" ? entry.name : `${below}/${entry.name}`;
       if (entry.isDirectory()) pending.push(path);
       else (entry.isFile() ? files : others).push(path);
     }
-    const count = files.length + others.length + pending.length;
+    const count = files.length + empty.length + others.length + pending.length;
     if (count > LIMITS.proofFiles) throw tooMuch(folder, `over ${LIMITS.proofFiles} files`);
   }
-  return { files: files.sort(), others: others.sort() };
+  return { files: files.sort(), empty: empty.sort(), others: others.sort() };
 }
 
 /** Bytes of one file of the bundle, which is not followed if it became a link, nor waited for if it became a pipe. */

@@ -5,11 +5,12 @@
  */
 import { z } from "zod";
 
-/** Their files in the bundle. The last is there if scenarios ran on a GPU, too. */
+/** Files in the bundle. Scenarios that ran on a GPU have a list of their own; the matrix follows from the others. */
 export const RESULT_FILES = {
   tests: "tests.json",
   features: "features.json",
   gpuFeatures: "features-gpu.json",
+  matrix: "requirements.json",
 } as const;
 
 const status = z.enum(["passed", "failed", "skipped"]);
@@ -65,7 +66,7 @@ interface Ran {
 
 /** How many ended how, and the names of those that did not pass, in order. */
 export interface Outcome {
-  /** Whether everything was asked for. */
+  /** Whether everything was asked for, and something was there: nothing at all cannot have passed. */
   readonly whole: boolean;
   readonly passed: number;
   readonly failed: readonly string[];
@@ -89,7 +90,7 @@ export function outcomeOf(tests: Tests, features: readonly Features[]): Outcome 
   const named = (wanted: Ran["status"]): readonly string[] =>
     all.filter(({ status: how }) => how === wanted).map(({ name }) => name);
   return {
-    whole: tests.partial === undefined,
+    whole: tests.partial === undefined && ofTests(tests).length > 0 && features.flatMap(ofFeatures).length > 0,
     passed: named("passed").length,
     failed: named("failed"),
     skipped: named("skipped"),

@@ -42,9 +42,17 @@ const schema = z.strictObject({
 
 export type TestResult = z.infer<typeof schema>;
 
+/** The beginning of a name, of at most `LIMITS.proofNameBytes` bytes as JSON in UTF-8. */
+function short(name: string): string {
+  const tooLong = (): number => Buffer.byteLength(JSON.stringify(chars.join(""))) - 2 - LIMITS.proofNameBytes;
+  const chars = Array.from(name).slice(0, LIMITS.proofNameBytes);
+  // No character has more than six bytes there.
+  for (let surplus = tooLong(); surplus > 0; surplus = tooLong()) chars.splice(-Math.ceil(surplus / 6));
+  return chars.join("");
+}
+
 /** What the statement says of an outcome; lists are cut at `LIMITS.proofNames`. */
 export function verdictOf({ whole, failed, skipped }: Outcome): Omit<TestResult["predicate"], "configuration"> {
-  const short = (name: string): string => Array.from(name).slice(0, LIMITS.proofNameLength).join("");
   const cut = (all: readonly string[]): string[] => all.slice(0, LIMITS.proofNames).map(short);
   const result = failed.length > 0 ? "FAILED" : skipped.length > 0 || !whole ? "WARNED" : "PASSED";
   return { result, warnedTests: cut(skipped), failedTests: cut(failed) };
@@ -75,6 +83,9 @@ export function encodeTestResult({ sumsSha256, commit, configuration, outcome }:
   };
   return Buffer.from(canonicalJson(schema.parse(statement)), "utf8");
 }
+
+/** The text of `statement.dsse.json`. */
+export const formatEnvelope = (envelope: unknown): string => `${JSON.stringify(envelope, null, 2)}\n`;
 
 /** Reads a payload; undefined if it is anything else than what `encodeTestResult` writes. */
 export function decodeTestResult(payload: Uint8Array): TestResult | undefined {

@@ -54,7 +54,7 @@ describe("[VR-PRF-01] npm run proof", () => {
     expect(checked).toMatchObject({ ok: true, result: "WARNED", onHardware: 0, counts: { failed: 0 } });
     expect(read("tests.json")).toMatchObject({ files: [{ path: QUICK }], partial: expect.any(String) as string });
     const environment = read("environment.json") as Record<string, unknown>;
-    expect(environment).toMatchObject({ backend: "emulated", node: process.version });
+    expect(environment).toMatchObject({ backends: ["emulated"], node: process.version });
     const { rows } = read("requirements.json") as { rows: readonly { id: string; withoutGpu: string }[] };
     expect(rows.filter(({ withoutGpu }) => withoutGpu === "passed").map(({ id }) => id)).toEqual(["VR-PRF-01"]);
     const page = readFileSync(join(folder, "run", "index.html"), "utf8");
@@ -72,6 +72,26 @@ describe("[VR-PRF-01] npm run proof", () => {
     const again = await proof(["--tests", QUICK, "--features", "none"]);
     expect([again.code, again.out]).toEqual([1, expect.stringContaining("exists: give another VRAM_PROOF_RUN_ID")]);
     expect((await proof([], { VRAM_PROOF_RUN_ID: "../out" })).code).toBe(2);
+  });
+
+  it("says what it cannot do before it has run everything", async () => {
+    const started = expect.not.stringContaining("RUN") as string;
+    const key = join(folder, "no.pem");
+    writeFileSync(key, "no key\n");
+    for (const [args, env, code, words] of [
+      [["--help"], {}, 0, "runs everything"],
+      [["--al"], {}, 2, "Unknown option"],
+      [[], { VRAM_PROOF_RUN_ID: "keyless", VRAM_PROOF_KEY: key }, 1, "not a key for statements"],
+      [[], { VRAM_PROOF_DIR: key }, 1, "EEXIST"],
+      [[], { VRAM_BACKEND: "emulated" }, 2, "unset VRAM_BACKEND"],
+    ] as const) {
+      const ended = await proof(args, env);
+      expect([ended.code, ended.out]).toEqual([code, expect.stringContaining(words)]);
+      expect(ended.out).toEqual(started);
+      expect(ended.out).not.toMatch(/^\s+at /m);
+    }
+    rmSync(key);
+    expect(readdirSync(folder).toSorted()).toEqual(["proof-signing-key.pem", "run"]);
   });
 
   it("[VR-NAR-02] writes nothing that holds a secret, and does not repeat it", async () => {

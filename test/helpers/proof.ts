@@ -5,9 +5,16 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { signEnvelope } from "../../src/attest/envelope.ts";
 import { createStatementSigner, type StatementSigner } from "../../src/attest/keys.ts";
+import { matrixOf } from "../../src/proof/matrix.ts";
 import { type Features, outcomeOf, type Tests } from "../../src/proof/results.ts";
 import { formatSums } from "../../src/proof/sums.ts";
-import { encodeTestResult, PUBLIC_KEY_FILE, STATEMENT_FILE, SUMS_FILE } from "../../src/proof/test-result.ts";
+import {
+  encodeTestResult,
+  formatEnvelope,
+  PUBLIC_KEY_FILE,
+  STATEMENT_FILE,
+  SUMS_FILE,
+} from "../../src/proof/test-result.ts";
 
 export const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 
@@ -36,6 +43,8 @@ export const FEATURES: Features = {
   ],
 };
 
+const REQUIREMENTS = ["VR-SEAL-01", "VR-MEM-01"].map((id) => ({ id, title: "a title" }));
+
 /** What is different from a whole bundle. */
 export interface BundleKnobs {
   readonly tests?: Tests;
@@ -55,6 +64,10 @@ export function makeBundle(knobs: BundleKnobs = {}) {
   const folder = mkdtempSync(join(tmpdir(), "vram-bundle-"));
   const all: Record<string, string> = {
     ...{ "tests.json": JSON.stringify(tests), "features.json": JSON.stringify(features) },
+    "requirements.json": JSON.stringify({
+      schema: "vram-residency/proof-matrix/v1",
+      ...matrixOf(REQUIREMENTS, tests, [features]),
+    }),
     ...{ "index.html": "<p>what was shown</p>\n", "results/bench.json": "{}\n" },
     ...{ [PUBLIC_KEY_FILE]: signer.publicPem, ...files },
   };
@@ -68,10 +81,7 @@ export function makeBundle(knobs: BundleKnobs = {}) {
   const outcome = outcomeOf(tests, [features]);
   const whole = encodeTestResult({ sumsSha256: sha256(sums), commit: COMMIT, configuration, outcome });
   const payload = knobs.payload?.(whole) ?? whole;
-  writeFileSync(
-    join(folder, STATEMENT_FILE),
-    JSON.stringify(signEnvelope(payload, signer.privateKey, signer.keyId), null, 2),
-  );
+  writeFileSync(join(folder, STATEMENT_FILE), formatEnvelope(signEnvelope(payload, signer.privateKey, signer.keyId)));
   return { folder, signer, paths: [...Object.keys(all), SUMS_FILE, STATEMENT_FILE] };
 }
 

@@ -102,6 +102,11 @@ describe("[VR-ATT-01] a key", () => {
     expect(() => parsePublicKey(pem)).toThrow(expect.objectContaining({ code: "INVALID_ARGUMENT" }));
   });
 
+  it("two public keys in one file are none: nobody could say which was meant", () => {
+    const two = `${createStatementSigner().publicPem}${createStatementSigner().publicPem}`;
+    expect(() => parsePublicKey(two)).toThrow(expect.objectContaining({ code: "INVALID_ARGUMENT" }));
+  });
+
   it("that is public and of another kind checks nothing", () => {
     const { publicKey } = generateKeyPairSync("rsa", { modulusLength: 1024 });
     const pem = publicKey.export({ format: "pem", type: "spki" }).toString();

@@ -16,6 +16,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { preAuthEncoding } from "../../src/attest/envelope.ts";
 import { createStatementSigner } from "../../src/attest/keys.ts";
 import { canonicalJson } from "../../src/bytes.ts";
+import { LIMITS } from "../../src/limits.ts";
 import { checkBundle } from "../../src/proof/check.ts";
 import { type BundleKnobs, COMMIT, FEATURES, makeBundle, sha256, TESTS } from "../helpers/proof.ts";
 
@@ -46,7 +47,9 @@ const altered =
 describe("[VR-PRF-01] a proof bundle", () => {
   it("is whole as it was made, and says whose key that shows", async () => {
     const { folder, signer } = bundle();
-    const common = { ok: true, files: 5, keyId: signer.keyId, result: "WARNED", commit: COMMIT, onHardware: 0 };
+    const requirements = { all: 2, shownWithoutGpu: 1, shownOnGpu: 0 };
+    const said = { result: "WARNED", commit: COMMIT, partial: undefined, requirements, onHardware: 0 };
+    const common = { ok: true, files: 6, keyId: signer.keyId, ...said };
     const counts = { passed: 2, failed: 0, skipped: 1 };
     expect(await checkBundle(folder)).toEqual({ ...common, counts, keyGiven: false });
     expect(await checkBundle(folder, { publicKey: signer.publicPem })).toEqual({ ...common, counts, keyGiven: true });
@@ -56,7 +59,7 @@ describe("[VR-PRF-01] a proof bundle", () => {
     const { folder } = bundle();
     const sums = spawnSync("sha256sum", ["--check", "--strict", "SHA256SUMS"], { cwd: folder, encoding: "utf8" });
     expect(sums).toMatchObject({ status: 0, stderr: "" });
-    expect(sums.stdout.match(/: OK$/gm)).toHaveLength(5);
+    expect(sums.stdout.match(/: OK$/gm)).toHaveLength(6);
     const listed = readFileSync(join(folder, "SHA256SUMS"), "utf8");
     const written = spawnSync("sh", ["-c", "sha256sum $(cut -c67- SHA256SUMS)"], { cwd: folder, encoding: "utf8" });
     expect(written.stdout).toBe(listed);
@@ -119,13 +122,35 @@ describe("[VR-PRF-01] a proof bundle", () => {
     }
   });
 
-  it("is not whole with anything added: a file, a link, a file in a folder", async () => {
+  it("is not whole with its statement spaced in another way", async () => {
+    const { folder } = bundle();
+    const path = join(folder, "statement.dsse.json");
+    const text = readFileSync(path, "utf8");
+    for (const other of [`${text}\n`, JSON.stringify(JSON.parse(text)), text.replace("{", "{ ")]) {
+      writeFileSync(path, other);
+      expect(await faultsOf(folder)).toEqual(["statement statement.dsse.json"]);
+    }
+  });
+
+  it("is not whole with a file that is too large to be one of it, or a list that is a pipe", async () => {
+    const { folder } = bundle();
+    truncateSync(join(folder, "index.html"), LIMITS.proofFileBytes + 1);
+    expect(await faultsOf(folder)).toEqual(["changed index.html"]);
+    rmSync(join(folder, "SHA256SUMS"));
+    expect(spawnSync("mkfifo", [join(folder, "SHA256SUMS")]).status).toBe(0);
+    expect(await faultsOf(folder)).toEqual(["added SHA256SUMS"]);
+  });
+
+  it("is not whole with anything added: a file, a link, a file in a folder, an empty folder", async () => {
     const { folder } = bundle();
     writeFileSync(join(folder, "more.txt"), "");
     mkdirSync(join(folder, "below"));
     writeFileSync(join(folder, "below", "SHA256SUMS"), "");
     symlinkSync("/etc/hostname", join(folder, "link"));
-    expect(await faultsOf(folder)).toEqual(["added link", "added below/SHA256SUMS", "added more.txt"]);
+    mkdirSync(join(folder, "nothing"));
+    expect(await faultsOf(folder)).toEqual([
+      ...["added link", "added below/SHA256SUMS", "added more.txt", "added nothing"],
+    ]);
   });
 
   it("does not follow a link that stands for a listed file", async () => {
@@ -165,8 +190,20 @@ describe("[VR-PRF-01] a proof bundle", () => {
   });
 
   it("is refused if its lists are none", async () => {
-    const { folder } = bundle({ files: { "tests.json": "[]" } });
-    expect(await faultsOf(folder)).toEqual(["result tests.json"]);
+    const lists = ["tests.json", "features.json", "requirements.json"];
+    for (const list of lists)
+      expect(await faultsOf(bundle({ files: { [list]: "[]" } }).folder)).toEqual([`result ${list}`]);
+  });
+
+  it("is refused if its matrix is not the one of what ran", async () => {
+    const matrix = JSON.parse(readFileSync(join(bundle().folder, "requirements.json"), "utf8")) as {
+      rows: readonly Record<string, unknown>[];
+    };
+    for (const change of [{ withoutGpu: "passed" }, { onGpu: "passed" }, { evidence: [] }, { gpuPassed: 1 }]) {
+      const rows = matrix.rows.map((row) => ({ ...row, ...change }));
+      const altered = bundle({ files: { "requirements.json": JSON.stringify({ ...matrix, rows }) } });
+      expect(await faultsOf(altered.folder)).toEqual(["result requirements.json"]);
+    }
   });
 
   it("with a failed test, or a file that failed as a whole, has failed", async () => {
@@ -187,6 +224,22 @@ describe("[VR-PRF-01] a proof bundle", () => {
     expect(await checkBundle(bundle({ tests }).folder)).toMatchObject({ ok: true, result: "PASSED" });
     const partial = { ...tests, partial: "tests test/unit/a.test.ts" };
     expect(await checkBundle(bundle({ tests: partial }).folder)).toMatchObject({ ok: true, result: "WARNED" });
+    const nothing = [{ tests: { ...tests, files: [] } }, { tests, features: { ...FEATURES, features: [] } }];
+    for (const knobs of nothing) {
+      expect(await checkBundle(bundle(knobs).folder)).toMatchObject({ ok: true, result: "WARNED" });
+    }
+  });
+
+  it("has names in its statement that fit, whatever they are written in", async () => {
+    const [file] = TESTS.files;
+    if (file === undefined) throw new Error("no file");
+    const title = "\u{1F4A5}\u0001".repeat(1000);
+    const tests = Array.from({ length: 1100 }, (_, index) => ({
+      ...{ title: `${index} ${title}`, ms: 1 },
+      status: index % 2 === 0 ? ("failed" as const) : ("skipped" as const),
+    }));
+    const checked = await checkBundle(bundle({ tests: { ...TESTS, files: [{ ...file, tests }] } }).folder);
+    expect(checked).toMatchObject({ ok: true, result: "FAILED", counts: { failed: 550, skipped: 550 } });
   });
 
   it("of another form is named, and a folder that is none", async () => {
@@ -198,7 +251,7 @@ describe("[VR-PRF-01] a proof bundle", () => {
     await expect(checkBundle(join(folder, "results"))).rejects.toMatchObject({ code: "SOURCE_NOT_FOUND" });
     await expect(checkBundle(join(folder, "nowhere"))).rejects.toMatchObject({ code: "SOURCE_NOT_FOUND" });
     await expect(checkBundle(join(folder, "index.html"))).rejects.toMatchObject({ code: "SOURCE_NOT_FOUND" });
-    expect(readdirSync(folder)).toHaveLength(7);
+    expect(readdirSync(folder)).toHaveLength(8);
   });
 
   it("stops when it is told to", async () => {

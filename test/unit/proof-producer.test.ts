@@ -1,30 +1,18 @@
 /** What `npm run proof` makes of what ran: the matrix, the page, and what it refuses to write down. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { matrixOf } from "../../src/proof/matrix.ts";
 import type { Features, Tests } from "../../src/proof/results.ts";
-
-interface Row {
-  readonly id: string;
-  readonly withoutGpu: string;
-  readonly onGpu: string;
-  readonly evidence: readonly { readonly name: string }[];
-}
-interface Matrix {
-  readonly rows: readonly Row[];
-  readonly strays: readonly string[];
-}
 
 const load = async (name: string): Promise<unknown> =>
   import(new URL(`../../scripts/proof/${name}.mjs`, import.meta.url).href);
-const { matrixOf } = (await load("matrix")) as {
-  matrixOf: (requirements: readonly object[], tests: Tests, features: readonly Features[]) => Matrix;
-};
 const { secretsIn } = (await load("secrets")) as {
   secretsIn: (path: string, text: string, env?: Record<string, string>) => readonly string[];
 };
-const { readTests, readFeatures } = (await load("results")) as {
+const { readTests, readFeatures, cleanMessage } = (await load("results")) as {
+  cleanMessage: (text: string) => string;
   readTests: (path: string) => Tests;
   readFeatures: (path: string, backend: string) => Features;
 };
@@ -102,22 +90,35 @@ describe("[VR-PRF-01] secrets are refused, by kind and place, and not repeated",
     ["a cloud key", `AKIA${"A".repeat(16)}`],
     ["a password in an address", "https://me:hunter2hunter2@example.com/"],
     ["the value of DEPLOY_TOKEN", "it is correct-horse, of course"],
+    ["the value of GIT_PAT", "first of two"],
+    ["the value of SIGNING_KEY", 'say \\"friend\\" &amp; enter'],
     ["a path of this machine", `${ROOT}src/index.ts`],
   ])("%s", (kind, text) => {
-    const found = secretsIn("tests.json", `first\n  "${text}"\n`, { DEPLOY_TOKEN: "correct-horse", SHELL: "/bin/sh" });
-    expect(found).toEqual([`tests.json, line 2: ${kind}`]);
+    const env = { DEPLOY_TOKEN: "correct-horse", GIT_PAT: "first of two", SIGNING_KEY: 'say \\"friend\\" &amp; enter' };
+    expect(secretsIn("tests.json", `first\n  "${text}"\n`, { ...env, SHELL: "/bin/sh" })).toEqual([
+      `tests.json, line 2: ${kind}`,
+    ]);
+  });
+
+  it("a value of two lines, as it is, in JSON and in a page", () => {
+    const env = { SSH_KEY: 'line "one" & more\nline two' };
+    const page = html`<p>${env.SSH_KEY}</p>`.toString();
+    for (const text of [env.SSH_KEY, JSON.stringify([env.SSH_KEY]), page]) {
+      expect(secretsIn("f", `x\n${text}`, env), text).toEqual(["f, line 2: the value of SSH_KEY"]);
+    }
   });
 
   it("what only looks like one is left alone", () => {
-    const text = `-----BEGIN PUBLIC KEY-----\nvram_use_short\nhttps://example.com/a:b\n${"a".repeat(64)}\n/bin/sh\n`;
+    const text = `-----BEGIN PUBLIC KEY-----\nvram_use_short\nhttps://example.com/a:b\n${"a".repeat(64)}\n/bin/sh\ndocs${homedir()}/\n`;
     expect(secretsIn("tests.json", text, { SHELL: "/bin/sh", TOKEN: "short" })).toEqual([]);
   });
 });
 
 describe("reports of the runners", () => {
-  function written(text: string, read: (path: string) => unknown): unknown {
+  function written(text: string, read: (path: string) => unknown, others: Record<string, string> = {}): unknown {
     const folder = mkdtempSync(join(tmpdir(), "vram-proof-test-"));
     try {
+      for (const [name, content] of Object.entries(others)) writeFileSync(join(folder, name), content);
       writeFileSync(join(folder, "report"), text);
       return read(join(folder, "report"));
     } finally {
@@ -163,6 +164,43 @@ describe("reports of the runners", () => {
     });
   });
 
+  it("of tests: what did not run because its set-up broke has failed, and so has a file that did not end", () => {
+    const broken = { name: `${ROOT}test/unit/b.test.ts`, startTime: 0, endTime: 0, status: "failed", message: "" };
+    const test = (title: string, status: string) => ({ ancestorTitles: [], title, status, failureMessages: [] });
+    const own = tag("MEM-01");
+    const report = {
+      testResults: [
+        { ...broken, assertionResults: [test(`${own} holds`, "skipped"), test("other", "failed")] },
+        { ...broken, name: `${ROOT}test/unit/k.test.ts`, status: "passed", assertionResults: [test("cut", "pending")] },
+        {
+          ...broken,
+          name: `${ROOT}test/unit/s.test.ts`,
+          status: "passed",
+          assertionResults: [test("left", "skipped")],
+        },
+      ],
+    };
+    const outside = [
+      { path: "test/unit/b.test.ts", message: "no such folder" },
+      { path: "npm test", message: "a promise that nobody watched" },
+    ];
+    const read = written(JSON.stringify(report), readTests, { "outside.json": JSON.stringify(outside) }) as Tests;
+    expect(read.files).toMatchObject([
+      { path: "npm test", error: "a promise that nobody watched", tests: [] },
+      { path: "test/unit/b.test.ts", error: "no such folder", tests: [{ status: "failed" }, { status: "failed" }] },
+      { path: "test/unit/k.test.ts", tests: [{ status: "failed", message: expect.any(String) as string }] },
+      { path: "test/unit/s.test.ts", tests: [{ status: "skipped" }] },
+    ]);
+    expect(standing(read)).toEqual([["failed", "gap"]]);
+  });
+
+  it("are cut, unless they hold a secret, which is looked for later", () => {
+    expect(cleanMessage("x".repeat(5000))).toHaveLength(4000);
+    const secret = `${"x".repeat(3980)} ${"-----BEGIN"} EC PRIVATE KEY-----`;
+    expect(cleanMessage(secret)).toBe(secret);
+    expect(cleanMessage(`at ${homedir()}/.cache/x`)).toBe("at ~/.cache/x");
+  });
+
   it("of scenarios: one that began and did not end has failed, and so has a run that fails outside of them", () => {
     const pickle = (id: string, name: string) => ({
       pickle: { id, uri: "features/x.feature", name, location: { line: 3 }, tags: [{ name: "@VR-MEM-01" }] },
@@ -170,27 +208,51 @@ describe("reports of the runners", () => {
     const started = (id: string) => ({
       testCaseStarted: { id: `s-${id}`, testCaseId: `c-${id}`, timestamp: { seconds: 1, nanos: 0 } },
     });
-    const step = (id: string, status: string) => ({
-      testStepFinished: { testCaseStartedId: `s-${id}`, testStepResult: { status, message: "why" } },
+    const step = (id: string, status: string, testStepId = `t-${id}`) => ({
+      testStepFinished: { testCaseStartedId: `s-${id}`, testStepId, testStepResult: { status, message: "why" } },
     });
     const end = (id: string) => ({
       testCaseFinished: { testCaseStartedId: `s-${id}`, timestamp: { seconds: 2, nanos: 0 } },
     });
     const common = [
       { gherkinDocument: { uri: "features/x.feature", feature: { name: "X" } } },
-      ...["1", "2", "3"].flatMap((id) => [pickle(id, "same"), { testCase: { id: `c-${id}`, pickleId: id } }]),
+      ...["1", "2", "3"].flatMap((id) => [
+        pickle(id, "same"),
+        {
+          testCase: {
+            ...{ id: `c-${id}`, pickleId: id },
+            testSteps: [
+              { id: "hook", hookId: "h" },
+              { id: `t-${id}`, pickleStepId: "p" },
+            ],
+          },
+        },
+      ]),
     ];
+    const reading = (...messages: readonly object[]): unknown =>
+      written(messages.map((message) => JSON.stringify(message)).join("\n"), (path) => readFeatures(path, "emulated"));
+
     const run = [started("1"), step("1", "PASSED"), end("1"), started("2"), step("2", "PASSED"), started("3")];
     const undefinedStep = [step("3", "UNDEFINED"), end("3"), { testRunFinished: { success: false } }];
-    const text = [...common, ...run, ...undefinedStep].map((message) => JSON.stringify(message)).join("\n");
-    expect(written(text, (path) => readFeatures(path, "emulated"))).toMatchObject({
+    expect(reading(...common, ...run, ...undefinedStep)).toMatchObject({
       features: [{ scenarios: [{ status: "passed", ms: 1000 }, { status: "failed" }, { status: "failed" }] }],
     });
-    const outside = [...common, started("1"), step("1", "PASSED"), end("1"), { testRunFinished: { success: false } }];
-    const read = written(outside.map((message) => JSON.stringify(message)).join("\n"), (path) =>
-      readFeatures(path, "emulated"),
-    );
-    expect(read).toMatchObject({ features: [{}, { name: "the run itself", scenarios: [{ status: "failed" }] }] });
+
+    const passed = [...common, started("1"), step("1", "PASSED"), end("1")];
+    expect(reading(...passed, { testRunFinished: { success: false } })).toMatchObject({
+      features: [{}, { name: "the run itself", scenarios: [{ status: "failed" }] }],
+    });
+    const hook = { testRunHookFinished: { result: { status: "FAILED", message: "not cleaned up" } } };
+    expect(reading(...passed, hook, { testRunFinished: { success: false } })).toMatchObject({
+      features: [
+        { scenarios: [{ status: "passed" }] },
+        { scenarios: [{ status: "failed", message: "not cleaned up" }] },
+      ],
+    });
+
+    // Hooks run around every scenario, also around one that says nothing.
+    const empty = [started("1"), step("1", "PASSED", "hook"), end("1"), { testRunFinished: { success: true } }];
+    expect(reading(...common, ...empty)).toMatchObject({ features: [{ scenarios: [{ status: "failed" }] }] });
   });
 });
 

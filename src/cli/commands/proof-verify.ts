@@ -17,7 +17,8 @@ const KEY_BYTES = 16 * 1024;
 const FAULTS_SHOWN = 20;
 
 /** Lines about a bundle that is whole: what was checked here, and what is only said in it. */
-function linesOf({ files, keyId, keyGiven, result, partial, commit, counts, onHardware }: BundleContent) {
+function linesOf(content: BundleContent) {
+  const { files, keyId, keyGiven, result, partial, commit, counts, requirements, onHardware } = content;
   const { passed, failed, skipped } = counts;
   const signer = keyGiven
     ? { shown: true, words: `signed by the key you gave: ${keyId}` }
@@ -33,7 +34,12 @@ function linesOf({ files, keyId, keyGiven, result, partial, commit, counts, onHa
       shown: false,
       words: commit === undefined ? "it names no commit" : `that this was commit ${commit}, and that it ran`,
     },
+    {
+      shown: true,
+      words: `its matrix is what its lists say: ${requirements.all} requirements, ${requirements.shownWithoutGpu} shown without a GPU, ${requirements.shownOnGpu} on one`,
+    },
     ...(partial === undefined ? [] : [{ shown: false, words: `not the whole suite: ${printable(partial)}` }]),
+    { shown: false, words: "that its pages say what its lists say: they were hashed, not read" },
     onHardware > 0
       ? { shown: false, words: `that ${onHardware} of them passed on a GPU` }
       : { shown: false, words: "nothing in it was shown on a GPU" },
