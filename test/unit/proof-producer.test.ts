@@ -196,7 +196,7 @@ describe("reports of the runners", () => {
 
   it("are cut, unless they hold a secret, which is looked for later", () => {
     expect(cleanMessage("x".repeat(5000))).toHaveLength(4000);
-    const secret = `${"x".repeat(3980)} ${"-----BEGIN"} EC PRIVATE KEY-----`;
+    const secret = `${"x".repeat(3980)} -----BEGIN EC PRIVATE KEY-----`;
     expect(cleanMessage(secret)).toBe(secret);
     expect(cleanMessage(`at ${homedir()}/.cache/x`)).toBe("at ~/.cache/x");
   });
