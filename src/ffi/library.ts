@@ -145,8 +145,24 @@ export function addressOf(bytes: Uint8Array): bigint {
 /** The errno of the last call of this thread, by its name: `EAGAIN`. */
 export const lastError = (): string => getSystemErrorName(-koffi.errno());
 
-/** Calls `listener` whenever there is something to read, or the other end is gone; until it is closed. It keeps the process alive. */
+/**
+ * Calls `listener` whenever there is something to read, or the other end is gone; until it is closed. It keeps the process
+ * alive. The listener is called a phase of the event loop later: koffi calls back without a callback scope (Node-API,
+ * `napi_make_callback`), so promises that were settled there would wait until something else happened in this process.
+ */
 export function watchReadable(fd: number, listener: () => void): { unref(): void; close(): void } {
-  const handle = koffi.node.poll(fd, { readable: true, disconnect: true }, () => listener());
-  return { unref: () => handle.unref(), close: () => handle.close() };
+  let pending: NodeJS.Immediate | undefined;
+  const handle = koffi.node.poll(fd, { readable: true, disconnect: true }, () => {
+    pending ??= setImmediate(() => {
+      pending = undefined;
+      listener();
+    });
+  });
+  return {
+    unref: () => handle.unref(),
+    close: () => {
+      clearImmediate(pending);
+      handle.close();
+    },
+  };
 }

@@ -73,7 +73,8 @@ describe.skipIf(fakeCuda() === undefined)(`a long life over the native driver${w
       return [before, after];`;
     const { rss, fds, maps } = growth(await levels(task, byteLength));
     expect(fds).toBe(0);
-    expect(Math.abs(maps)).toBeLessThan(10);
+    // V8 takes and gives back a few of its own; fifty shards that stayed would be fifty and more.
+    expect(Math.abs(maps)).toBeLessThan(25);
     // Measured: 1 to 10 MiB of the allocator's own. Fifty shards that stayed would be 400.
     expect(rss).toBeLessThan(4 * byteLength);
   });
