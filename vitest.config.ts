@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
 
 // One project per tier of tests (STYLE.md). The GPU suite comes last, after all others (VR-PRF-02).
@@ -8,6 +9,8 @@ const tier = (name: string, extra: object = {}) => ({
 export default defineConfig({
   test: {
     passWithNoTests: true,
+    // One worker, which is the default on two cores, leaves them idle while tests wait for processes and disks.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     projects: [
       tier("unit"),
       tier("property", { testTimeout: 300_000 }),

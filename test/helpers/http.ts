@@ -157,14 +157,14 @@ export async function open(where: NetConnectOpts): Promise<Socket> {
   return socket;
 }
 
-/** Everything that comes until the connection ends. */
+/** Everything that comes until the connection ends, in whatever way: what was sent to a server that is gone resets it. */
 export async function readAll(socket: Socket): Promise<string> {
   let text = "";
   socket.setEncoding("utf8");
   socket.on("data", (chunk) => {
     text += String(chunk);
   });
-  if (!socket.closed) await once(socket, "close");
+  if (!socket.closed) await new Promise((resolve) => socket.once("close", resolve));
   return text;
 }
 
