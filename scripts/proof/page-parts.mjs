@@ -30,19 +30,26 @@ function mutation(found) {
 ${table(["folder", "found", end("changes"), end("found"), end("not found")], [...found.folders, found.total].map(row))}`;
 }
 
-function nodeVersions(found) {
-  if (found === undefined) return html`<p>Other versions of Node.js: <b>no result</b>.</p>`;
-  const rows = found.runs.map(({ node, commit, passed, failed, skipped, seconds }) => [
-    ...[node, html`<code>${commit.slice(0, 12)}</code>`],
-    ...[number(passed), number(failed), number(skipped), duration(seconds * 1000)],
+/** The suite on other versions of Node.js, and in this run. */
+function nodeVersions(found, { tests, environment: { node, commit } }) {
+  const all = tests.files.flatMap((file) => file.tests);
+  const count = (wanted) => all.filter(({ status }) => status === wanted).length;
+  const own = {
+    ...{ node: `${node} (this run)`, commit },
+    ...{ passed: count("passed"), failed: count("failed"), skipped: count("skipped") },
+  };
+  const rows = [own, ...(found?.runs ?? [])].map(({ node: version, commit: at, passed, failed, skipped, seconds }) => [
+    ...[version, html`<code>${at.slice(0, 12)}</code>`],
+    ...[number(passed), number(failed), number(skipped), seconds === undefined ? "" : duration(seconds * 1000)],
   ]);
   return html`<h3>Versions of Node.js</h3>
+<p>${found === undefined ? html`Other versions: <b>no result</b>.` : html`The whole suite on other versions, run by hand; details in <a href="results/node-versions.json">results/node-versions.json</a>.`}</p>
 ${table(["Node.js", "commit", end("passed"), end("failed"), end("skipped"), end("time")], rows)}`;
 }
 
 /** What was run by hand, at other times, and recorded. */
-export const strength = ({ mutation: mutants, nodeVersions: versions }) =>
-  html`<h2 id="strength">Strength of the tests</h2>${mutation(mutants)}${nodeVersions(versions)}`;
+export const strength = (data) =>
+  html`<h2 id="strength">Strength of the tests</h2>${mutation(data.mutation)}${nodeVersions(data.nodeVersions, data)}`;
 
 /** Steps of the run, the slowest tests, and the seeds to run it with again. */
 export function timings({ timings: { steps, slowest }, seeds }) {
