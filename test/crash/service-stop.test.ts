@@ -35,9 +35,9 @@ const stopping = (service: Running): Promise<void> =>
     })(),
   );
 
-/** Nothing of it is left on the machine. */
+/** Nothing of it is left on the machine; the kernel ends children that are told to die with it a moment later. */
 async function expectGone({ pid }: Launched, { socket, stateDir }: Home): Promise<void> {
-  expect(devicesOf(pid)).toEqual([]);
+  await until("its devices' processes are gone", () => devicesOf(pid).length === 0);
   expect(existsSync(socket)).toBe(false);
   expect(await isLocked(join(stateDir, "lock"))).toBe(false);
 }
