@@ -23,7 +23,7 @@ export const concat = (...parts: readonly Uint8Array[]): Uint8Array => new Uint8
 
 /** `bytes` with the bytes at `offset` replaced: for one lie in an otherwise valid file. */
 export const patched = (bytes: Uint8Array, offset: number, replacement: Uint8Array): Uint8Array => {
-  const out = bytes.slice();
+  const out = Uint8Array.from(bytes);
   out.set(replacement, offset);
   return out;
 };

@@ -112,7 +112,7 @@ const atRandom =
 const pick = (list: readonly string[]) => (random: Random) => utf8(list[random(list.length)] ?? "");
 
 const flipBit: Step = (file, random) => {
-  const out = file.slice();
+  const out = Uint8Array.from(file);
   const at = random(file.byteLength);
   if (at < out.byteLength) out[at] = (out[at] ?? 0) ^ (1 << random(8));
   return out;

@@ -85,7 +85,7 @@ describe("a proof file", () => {
       expect(convinces(file, from)).toBe(true);
       for (let at = 0; at < file.byteLength; at += 1) {
         for (const flip of [0x01, 0x04, 0x20, 0x80]) {
-          const changed = file.slice();
+          const changed = Uint8Array.from(file);
           changed[at] = (changed[at] ?? 0) ^ flip;
           expect(convinces(changed, from), `byte ${at} ^ ${flip}`).toBe(false);
         }

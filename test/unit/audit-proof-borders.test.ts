@@ -228,7 +228,7 @@ describe("proof files", () => {
     for (const at of borders
       .flatMap((border) => [border - 1, border, border + 1])
       .filter((at) => at < file.byteLength)) {
-      const changed = file.slice();
+      const changed = Uint8Array.from(file);
       changed[at] = (changed[at] ?? 0) ^ 1;
       const [before, here, after] = [file.subarray(0, at), file.subarray(at, at + 1), file.subarray(at + 1)];
       for (const bytes of [changed, Buffer.concat([before, after]), Buffer.concat([before, here, here, after])]) {

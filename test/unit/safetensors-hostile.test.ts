@@ -27,7 +27,7 @@ describe("a hostile safetensors file", () => {
   it("[VR-IN-02] ends in a typed error, whichever byte is changed", () => {
     for (let offset = 0; offset < smallDataStart; offset += 1) {
       for (const byte of [0x00, 0x20, 0x22, 0x2d, 0x30, 0x5c, 0x7d, 0x80, 0xff]) {
-        const file = smallSafetensors.slice();
+        const file = Uint8Array.from(smallSafetensors);
         file[offset] = byte;
         const error = errorOf(() => parse(file));
         if (error !== undefined) expect(error).toMatchObject({ code: "MODEL_MALFORMED" });
