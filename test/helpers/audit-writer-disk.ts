@@ -11,6 +11,8 @@ export interface Disk {
   onWrite: (name: string, bytes: Uint8Array, file: promises.FileHandle) => Promise<void>;
   onSync: (name: string) => Promise<void>;
   onTruncate: (name: string) => Promise<void>;
+  /** Files that were opened and not closed. */
+  readonly openFiles: () => number;
 }
 
 /** The system's error of this name. */
@@ -19,6 +21,7 @@ export const systemError = (code: string): Error => Object.assign(new Error(`${c
 const nothing = (): Promise<void> => Promise.resolve();
 
 export function createDisk(): Disk {
+  let openFiles = 0;
   const wrap = (file: promises.FileHandle, name: string): promises.FileHandle => {
     const write = async (bytes: Uint8Array, offset: number, length: number, position: number): Promise<unknown> => {
       await disk.onWrite(name, bytes.subarray(offset, offset + length), file);
@@ -32,7 +35,11 @@ export function createDisk(): Disk {
       await disk.onTruncate(name);
       await file.truncate(length);
     };
-    const close = (): Promise<void> => file.close();
+    const close = async (): Promise<void> => {
+      await file.close();
+      openFiles -= 1;
+    };
+    openFiles += 1;
     return { write, datasync, truncate, close } as unknown as promises.FileHandle;
   };
   const disk: Disk = {
@@ -44,6 +51,7 @@ export function createDisk(): Disk {
     onWrite: nothing,
     onSync: nothing,
     onTruncate: nothing,
+    openFiles: () => openFiles,
   };
   return disk;
 }
