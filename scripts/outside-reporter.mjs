@@ -40,7 +40,10 @@ export default class OutsideReporter {
           .map((error) => ({ path: pathOf(module.moduleId), message: wordsOf(error) })),
       ),
       ...[...unfinished].map((file) => ({ path: pathOf(file), message: "it did not come to its end" })),
-      ...uncaught.map((error) => ({ path: "npm test", message: `nobody caught: ${wordsOf(error)}` })),
+      ...uncaught.map((error) => ({
+        path: typeof error.VITEST_TEST_PATH === "string" ? pathOf(error.VITEST_TEST_PATH) : "npm test",
+        message: `nobody caught: ${wordsOf(error)}`,
+      })),
     ];
     writeFileSync(path, JSON.stringify(found));
   }

@@ -92,7 +92,11 @@ await runToTheEnd(async () => {
     const { writeBundle } = await import("./proof/write.mjs");
     const told = await writeBundle(draft, { ...place, signer, startedAt, source, ran });
     chmodSync(draft, 0o755);
-    renameSync(draft, place.target);
+    try {
+      renameSync(draft, place.target);
+    } catch (error) {
+      throw new StepFailed(`${place.target}: ${error.message}; was there another run of that name?`, 1);
+    }
     process.stdout.write(`\n${told.lines.join("\n")}\n\nproof bundle: ${place.target}\n`);
     process.stdout.write(
       `  read it:   ${place.target}/index.html\n  check it:  npx vram proof verify ${quoted(place.target)}\n` +

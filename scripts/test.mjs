@@ -22,7 +22,13 @@ const EXCUSE = "no GPU";
 /** @typedef {{ path: string, message: string }} Outside what failed outside of tests (scripts/outside-reporter.mjs) */
 
 /** @param {TestResult} test */
-const isExcused = ({ status, fullName }) => status !== "passed" && status !== "failed" && fullName.includes(EXCUSE);
+const isFailed = ({ status }) => status === "failed";
+/** Neither passed nor failed; "pending" is one that began and did not end. @param {TestResult} test */
+const isSkipped = ({ status }) => !["passed", "failed", "pending"].includes(status);
+/** @param {TestResult} test */
+const isExcused = (test) => isSkipped(test) && test.fullName.includes(EXCUSE);
+/** @param {FileResult} file */
+const pathOf = ({ name }) => relative(ROOT, name).split(sep).join("/");
 
 /** @param {string} line */
 const print = (line) => process.stdout.write(`${line}\n`);
@@ -30,10 +36,11 @@ const print = (line) => process.stdout.write(`${line}\n`);
 /**
  * Runs vitest and reads its report.
  * @param {string[]} args
+ * @param {boolean} requireTools
  * @returns {Promise<{ code: number, files: FileResult[] | undefined, outside: Outside[], counts: string }>} no `files`
  *   if vitest wrote no report; `counts` are the lines tests gave to `test/helpers/counts.ts`
  */
-async function runVitest(args) {
+async function runVitest(args, requireTools) {
   const folder = mkdtempSync(join(tmpdir(), "vram-test-"));
   try {
     // Whoever wants to keep the report names a folder for it.
@@ -44,6 +51,7 @@ async function runVitest(args) {
     writeFileSync(counts, "");
     process.env.VRAM_TEST_COUNTS = counts;
     process.env.VRAM_TEST_OUTSIDE = outside;
+    process.env.VRAM_TEST_HARDWARE = join(kept, "hardware.txt");
     const reporters = ["default", "json", "./scripts/outside-reporter.mjs"].map((one) => `--reporter=${one}`);
     const reporting = [...reporters, `--outputFile.json=${report}`];
     const { code } = await runProgram(process.execPath, [
@@ -53,12 +61,11 @@ async function runVitest(args) {
       ...args,
     ]);
     const read = (/** @type {string} */ path) => JSON.parse(readFileSync(path, "utf8"));
-    return {
-      code,
-      files: existsSync(report) ? read(report).testResults : undefined,
-      outside: existsSync(outside) ? read(outside) : [],
-      counts: readFileSync(counts, "utf8").trim(),
-    };
+    const files = existsSync(report) ? read(report).testResults : undefined;
+    const all = outsideOf({ code, files, outside: existsSync(outside) ? read(outside) : [] }, requireTools);
+    // For whoever keeps the report.
+    writeFileSync(outside, JSON.stringify(all));
+    return { code, files, outside: all, counts: readFileSync(counts, "utf8").trim() };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -84,27 +91,40 @@ function printTiers(files) {
 }
 
 /**
- * Counts, and names every skip that is not allowed and everything that failed outside of tests.
+ * Everything that failed outside of tests: hooks and files, skips that are not allowed, and an end that nothing explains.
+ * @param {{ code: number, files: FileResult[] | undefined, outside: Outside[] }} outcome
+ * @param {boolean} requireTools
+ * @returns {Outside[]}
+ */
+function outsideOf({ code, files = [], outside }, requireTools) {
+  const forbidden = files.flatMap((file) =>
+    file.assertionResults
+      .filter((test) => requireTools && isSkipped(test) && !isExcused(test))
+      .map(({ fullName }) => ({
+        path: pathOf(file),
+        message: `skipped, which REQUIRE_TOOLS=1 forbids: ${fullName.trim()}`,
+      })),
+  );
+  const found = [...outside, ...forbidden];
+  const anyFailed = found.length > 0 || files.some(({ assertionResults: tests }) => tests.some(isFailed));
+  const message = `vitest ended with exit ${code}, though no test failed: coverage below a threshold, a setup of all files`;
+  return code === 0 || anyFailed ? found : [...found, { path: "npm test", message }];
+}
+
+/**
+ * Counts. What did not run because something broke around it has failed, and so has each file in which anything did.
  * @param {FileResult[]} files
  * @param {Outside[]} outside
- * @param {boolean} requireTools
  */
-function count(files, outside, requireTools) {
-  const sums = { passed: 0, failed: 0, skipped: 0 };
+function count(files, outside) {
+  const broken = new Set(outside.map(({ path }) => path));
+  const sums = { passed: 0, failed: broken.size, skipped: 0 };
   for (const file of files) {
-    const tests = file.assertionResults;
-    for (const { status, fullName } of tests) {
-      if (status === "passed") sums.passed += 1;
-      else if (status === "failed") sums.failed += 1;
-      else if (requireTools && !fullName.includes(EXCUSE)) {
-        print(`skipped, which REQUIRE_TOOLS=1 forbids: ${relative(ROOT, file.name)} > ${fullName.trim()}`);
-        sums.failed += 1;
-      } else sums.skipped += 1;
+    for (const test of file.assertionResults) {
+      if (test.status === "passed") sums.passed += 1;
+      else if (isSkipped(test) && !broken.has(pathOf(file))) sums.skipped += 1;
+      else sums.failed += 1;
     }
-  }
-  for (const { path, message } of outside) {
-    print(`failed outside of tests: ${path}: ${message.split("\n", 1)[0]}`);
-    sums.failed += 1;
   }
   return sums;
 }
@@ -117,7 +137,7 @@ await runToTheEnd(async () => {
       await install(print);
       await build();
     }
-    outcome = await runVitest(process.argv.slice(2));
+    outcome = await runVitest(process.argv.slice(2), process.env.REQUIRE_TOOLS === "1");
   } catch (error) {
     if (!(error instanceof StepFailed) || error.code === 130) throw error;
     process.stderr.write(`${error.message}\n`);
@@ -127,12 +147,14 @@ await runToTheEnd(async () => {
   print("");
   if (outcome.counts !== "") print(`${outcome.counts.split("\n").sort().join("\n")}\n`);
   printTiers(files);
-  const sums = count(files, outcome.outside, process.env.REQUIRE_TOOLS === "1");
+  for (const { path, message } of outcome.outside) {
+    print(`failed outside of tests: ${path}: ${message.split("\n", 1)[0]}`);
+  }
+  const sums = count(files, outcome.outside);
   const withoutGpu = files.flatMap((file) => file.assertionResults).filter(isExcused).length;
   if (withoutGpu > 0)
     print(`no GPU here: ${withoutGpu} tests of the GPU suite were skipped, nothing was shown on hardware`);
   if (outcome.files === undefined) sums.failed += 1;
-  if (outcome.code !== 0 && sums.failed === 0) print(`every test passed, but vitest ended with exit ${outcome.code}`);
   print(`${sums.passed} passed, ${sums.failed} failed, ${sums.skipped} skipped`);
   return outcome.code !== 0 ? outcome.code : Math.min(sums.failed, 1);
 });

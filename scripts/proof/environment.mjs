@@ -4,10 +4,20 @@ import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import { ROOT } from "../quickstart.mjs";
 
-/** The first line that a tool prints, or undefined if it is not there. */
+/** A hook of git has the repository that it runs for in its environment; asked is which one this is. */
+const HOOKED = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"];
+const outsideHooks = () => Object.fromEntries(Object.entries(process.env).filter(([name]) => !HOOKED.includes(name)));
+
+/** What a tool prints, or undefined if it is not there or fails. */
+function printed(program, ...args) {
+  const { status, stdout, stderr } = spawnSync(program, args, { cwd: ROOT, encoding: "utf8", env: outsideHooks() });
+  return status === 0 ? stdout || stderr : undefined;
+}
+
+/** The line that says which it is: the first one, but for nvcc, which says at length what it is. */
 function firstLine(program, ...args) {
-  const { status, stdout, stderr } = spawnSync(program, args, { cwd: ROOT, encoding: "utf8" });
-  return status === 0 ? (stdout || stderr).split("\n")[0].trim() : undefined;
+  const lines = printed(program, ...args)?.split("\n");
+  return (lines?.find((line) => line.includes(", release ")) ?? lines?.[0])?.trim();
 }
 
 /** Tools that tests compare with or watch with. */
@@ -29,14 +39,11 @@ export function readSource() {
   if (commit === undefined || top === undefined || realpathSync(top) !== realpathSync(ROOT)) {
     return { commit: undefined, changed: [] };
   }
-  const { status, stdout } = spawnSync("git", ["status", "--porcelain", "--untracked-files=normal"], {
-    cwd: ROOT,
-    encoding: "utf8",
-  });
-  if (status !== 0) return { commit, changed: ["what git status could not say"] };
+  const changed = printed("git", "status", "--porcelain", "--untracked-files=normal");
+  if (changed === undefined) return { commit, changed: ["what git status could not say"] };
   // Whoever takes packages and `dist` as they are cannot say which commit they are of.
   const built = process.env.VRAM_TEST_BUILT === "1" ? ["dist, which was taken as it was"] : [];
-  return { commit, changed: [...stdout.split("\n").filter((line) => line !== ""), ...built] };
+  return { commit, changed: [...changed.split("\n").filter((line) => line !== ""), ...built] };
 }
 
 /** GPUs as the driver's own files list them; none of them if there is no driver. */

@@ -31,6 +31,9 @@ export const number = (value) => value.toLocaleString("en-US");
 /** 1 test, 2 tests */
 export const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
+/** A commit in short; what was changed on top of it stays. */
+export const shortCommit = (commit) => commit.replace(/^([0-9a-f]{12})[0-9a-f]+/, "$1");
+
 /** 950 ms, 12.3 s, 14 min 20 s */
 export function duration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;

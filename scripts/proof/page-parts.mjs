@@ -1,5 +1,5 @@
 /** Sections of the page about figures: coverage, mutation, versions of Node.js, timings, benches, and where it ran. */
-import { bar, counted, duration, html, number, table } from "./html.mjs";
+import { bar, counted, duration, html, number, shortCommit, table } from "./html.mjs";
 
 const end = (text) => ({ text, end: true });
 
@@ -20,26 +20,26 @@ ${table(["folder", "lines", "branches", end("lines in all")], rows)}`;
 
 function mutation(found) {
   if (found === undefined) return html`<p>Mutation testing: <b>no result</b>.</p>`;
-  const row = ({ folder, mutants, killed, timeout, survived, noCoverage, score }) => [
+  const row = ({ folder, mutants, killed, timeout, survived, noCoverage, ignored, errors, score }) => [
     html`<code>${folder ?? "all"}</code>`,
     html`${bar(score, score >= 80 ? "good" : "gap")} ${score.toFixed(1)} %`,
-    ...[mutants, killed + timeout, survived + noCoverage].map(number),
+    ...[mutants, killed + timeout, survived + noCoverage, ignored + errors].map(number),
   ];
   return html`<h3>Mutation testing</h3>
-<p>Stryker changed the code in small ways, one at a time; a change is found if a test fails. Run by hand on ${found.at.slice(0, 10)}, commit <code>${found.commit.slice(0, 20)}</code>; details in <a href="results/mutation.json">results/mutation.json</a>.</p>
-${table(["folder", "found", end("changes"), end("found"), end("not found")], [...found.folders, found.total].map(row))}`;
+<p>Stryker changed the code in small ways, one at a time; a change is found if a test fails. Run by hand on ${found.at.slice(0, 10)}, commit <code>${shortCommit(found.commit)}</code>; details in <a href="results/mutation.json">results/mutation.json</a>.</p>
+${table(["folder", "found", end("changes"), end("found"), end("not found"), end("not judged")], [...found.folders, found.total].map(row))}`;
 }
 
 /** The suite on other versions of Node.js, and in this run. */
-function nodeVersions(found, { tests, environment: { node, commit } }) {
+function nodeVersions(found, { tests, environment: { node, commit, changed } }) {
   const all = tests.files.flatMap((file) => file.tests);
   const count = (wanted) => all.filter(({ status }) => status === wanted).length;
   const own = {
-    ...{ node: `${node} (this run)`, commit },
+    ...{ node: `${node} (this run)`, commit: `${commit}${changed.length > 0 ? "+changes" : ""}` },
     ...{ passed: count("passed"), failed: count("failed"), skipped: count("skipped") },
   };
   const rows = [own, ...(found?.runs ?? [])].map(({ node: version, commit: at, passed, failed, skipped, seconds }) => [
-    ...[version, html`<code>${at.slice(0, 12)}</code>`],
+    ...[version, html`<code>${shortCommit(at)}</code>`],
     ...[number(passed), number(failed), number(skipped), seconds === undefined ? "" : duration(seconds * 1000)],
   ]);
   return html`<h3>Versions of Node.js</h3>

@@ -1,6 +1,6 @@
 /** `index.html` of a proof bundle: what was shown, and as loudly what was not. One file, no scripts, nothing loaded. */
 import { readFileSync } from "node:fs";
-import { counted, duration, html, number, pill, prose, table, verbatim } from "./html.mjs";
+import { counted, duration, html, number, pill, prose, shortCommit, table, verbatim } from "./html.mjs";
 import { benches, coverage, environment, strength, timings } from "./page-parts.mjs";
 
 const STYLE = readFileSync(new URL("page.css", import.meta.url), "utf8");
@@ -33,20 +33,27 @@ const RESULTS = {
   FAILED: ["bad", "something failed"],
 };
 
+const count = (items, status) => items.filter((item) => item.status === status).length;
+
+/** How many ended how, in files of tests; a file that failed as a whole counts once. */
+const sumsOf = (files) => {
+  const all = files.flatMap(({ tests }) => tests);
+  const broken = files.filter(({ error }) => error !== undefined).length;
+  return { passed: count(all, "passed"), failed: count(all, "failed") + broken, skipped: count(all, "skipped") };
+};
+
 function tiles({ result, tests, features, matrix, coverage: covered }) {
-  const all = tests.files.flatMap((file) => file.tests);
-  const count = (items, status) => items.filter((item) => item.status === status).length;
+  const { passed, failed, skipped } = sumsOf(tests.files);
   const scenarios = features.flatMap((list) => list.features.flatMap((feature) => feature.scenarios));
-  const failed = count(all, "failed") + tests.files.filter(({ error }) => error !== undefined).length;
   const rows = matrix.rows.length;
   const shown = matrix.rows.filter(({ withoutGpu }) => withoutGpu === "passed").length;
   const onGpu = matrix.rows.filter((row) => row.onGpu === "passed").length;
   const lines = covered?.total.lines.pct;
   return html`<div class="tiles">
 ${tile(RESULTS[result][0], result, RESULTS[result][1])}
-${tile(failed > 0 ? "bad" : "good", number(count(all, "passed")), `tests passed, ${number(failed)} failed`)}
-${tile(count(all, "skipped") > 0 ? "gap" : "good", number(count(all, "skipped")), "tests skipped")}
-${tile(count(scenarios, "failed") > 0 || scenarios.length === 0 ? "bad" : "good", number(count(scenarios, "passed")), `scenarios passed, ${number(count(scenarios, "failed"))} failed`)}
+${tile(failed > 0 ? "bad" : "good", number(passed), `passed, ${number(failed)} failed: tests`)}
+${tile(skipped > 0 ? "gap" : "good", number(skipped), "skipped: tests")}
+${tile(count(scenarios, "failed") > 0 || scenarios.length === 0 ? "bad" : "good", number(count(scenarios, "passed")), scenarios.length === 0 ? "scenarios: none ran" : `passed, ${number(count(scenarios, "failed"))} failed: scenarios`)}
 ${tile(shown < rows ? "bad" : "good", `${shown} of ${rows}`, "requirements shown without a GPU")}
 ${tile(onGpu < rows ? "gap" : "good", `${onGpu} of ${rows}`, "requirements shown on a GPU")}
 ${lines === undefined ? "" : tile("good", `${lines} %`, "of the lines of src were run by tests")}
@@ -57,12 +64,13 @@ const ids = (rows) =>
   html`<ul>${rows.map(({ id, title }) => html`<li><a href="#${id}" title="${title}">${id}</a></li>\n`)}</ul>`;
 
 /** Everything that a reader must not overlook. */
-function boxes({ run, environment: { commit, changed }, matrix, failures }) {
+function boxes({ run, tests: { gpus }, environment: { commit, changed }, matrix, failures }) {
   const onGpu = matrix.rows.filter((row) => row.onGpu === "passed");
   const missing = matrix.rows.filter((row) => row.onGpu !== "passed");
   const gaps = matrix.rows.filter(({ withoutGpu }) => withoutGpu === "gap");
-  const anyRanOnGpu = matrix.rows.some(({ onGpu: standing }) => standing !== "gap");
+  const failed = matrix.rows.filter(({ withoutGpu, onGpu: standing }) => [withoutGpu, standing].includes("failed"));
   return html`
+${failed.length === 0 ? "" : html`<section class="box bad"><h2>${counted(failed.length, "requirement")} failed</h2>${ids(failed)}</section>`}
 ${
   failures.length === 0
     ? ""
@@ -72,14 +80,14 @@ ${failures.length > 50 ? html`<p>And ${number(failures.length - 50)} more: <a hr
 }
 ${matrix.strays.length === 0 ? "" : html`<section class="box bad"><h2>Tags that name no requirement</h2><ul>${matrix.strays.map((stray) => html`<li>${stray}</li>`)}</ul></section>`}
 ${run.partial === undefined ? "" : html`<section class="box bad"><h2>Not the whole suite</h2><p>This run was of a part: ${run.partial}. What is missing below was not run.</p></section>`}
-${gaps.length === 0 ? "" : html`<section class="box bad"><h2>${counted(gaps.length, "requirement")} without a test that passed</h2>${ids(gaps)}</section>`}
+${gaps.length === 0 ? "" : html`<section class="box bad"><h2>${counted(gaps.length, "requirement")} that nothing was run for, or nothing passed</h2>${ids(gaps)}</section>`}
 ${commit === "none" ? html`<section class="box"><h2>No commit</h2><p>The source was not in a repository of its own, so the signed result names no commit.</p></section>` : ""}
-${changed.length === 0 ? "" : html`<section class="box"><h2>Not a commit</h2><p>${counted(changed.length, "file")} differed from commit <code>${commit}</code>, so the signed result names no commit.</p></section>`}
+${changed.length === 0 ? "" : html`<section class="box"><h2>Not a commit</h2><p>${counted(changed.length, "thing")} differed from commit <code>${commit}</code>, so the signed result names no commit: see <a href="#environment">Environment</a>.</p></section>`}
 ${
   missing.length === 0
     ? ""
     : html`<section class="box" id="hardware"><h2>${onGpu.length === 0 ? "Nothing here was shown on hardware" : "Not shown on hardware"}</h2>
-<p>${anyRanOnGpu ? "Tests ran on the GPU of this machine. What they did not show:" : "No test ran on a GPU. Everything ran on the EMULATED device, or over a driver library that was substituted for a test; neither says anything about real VRAM."}
+<p>${gpus.length > 0 ? `Tests ran on ${gpus.join(", ")}. What they did not show:` : "No test ran on a GPU. Everything ran on the EMULATED device, or over a driver library that was substituted for a test; neither says anything about real VRAM."}
 ${counted(missing.length, "requirement")}, by name:</p>${ids(missing)}</section>`
 }`;
 }
@@ -91,20 +99,28 @@ const STATUSES = { passed: ["good", "passed"], failed: ["bad", "FAILED"], skippe
 function evidenceOf({ evidence }) {
   if (evidence.length === 0) return html`<br><span class="note">Nothing that ran carries its id.</span>`;
   const items = evidence.map(
-    ({ name, status, onGpu }) => html`<li>${pill(...STATUSES[status])} ${onGpu ? "GPU suite: " : ""}${name}</li>\n`,
+    ({ name, status, onGpu, fileFailed }) =>
+      html`<li>${pill(...STATUSES[status])} ${fileFailed === true && status !== "failed" ? pill("bad", "its file failed") : ""} ${onGpu ? "GPU suite: " : ""}${name}</li>\n`,
   );
-  const count = (kind) => counted(evidence.filter((item) => item.kind === kind).length, kind);
-  return html`<details class="evidence"><summary>${count("test")} and ${count("scenario")} carry its id</summary><ul>${items}</ul></details>`;
+  const kinds = (kind) => counted(evidence.filter((item) => item.kind === kind).length, kind);
+  return html`<details class="evidence"><summary>${kinds("test")} and ${kinds("scenario")} carry its id</summary><ul>${items}</ul></details>`;
 }
 
 const noteOf = (label, text) =>
   text === undefined ? "" : html`<br><span class="note">${label}: ${prose(text)}</span>`;
 
+/** What passed for a requirement without a GPU, and what did not. */
+function howMany({ testsPassed, scenariosPassed, evidence }) {
+  const failed = evidence.filter(({ onGpu, status }) => !onGpu && status === "failed").length;
+  const passed = `${counted(testsPassed, "test")}, ${counted(scenariosPassed, "scenario")} passed`;
+  return failed === 0 ? passed : `${passed}; ${number(failed)} failed`;
+}
+
 function matrixSection({ matrix }) {
   const rows = matrix.rows.map((row) => [
     html`<span id="${row.id}" class="mono id">${row.id}</span>`,
     html`<b>${row.title}</b><br><span class="soft">${prose(row.must)}</span>${noteOf("Note", row.note)}${noteOf("Scenario", row.scenario)}${evidenceOf(row)}`,
-    html`${pill(...STANDINGS[row.withoutGpu])}<br><span class="note">${counted(row.testsPassed, "test")}, ${counted(row.scenariosPassed, "scenario")}</span>`,
+    html`${pill(...STANDINGS[row.withoutGpu])}<br><span class="note">${howMany(row)}</span>`,
     pill(...(row.onGpu === "gap" ? ["gap", row.gpu ? "gap: needs a GPU" : "not shown"] : STANDINGS[row.onGpu])),
   ]);
   return html`<h2 id="matrix">Requirements</h2>
@@ -115,6 +131,7 @@ ${table(["id", "requirement", "without a GPU", "on a GPU"], rows)}`;
 function featureSection({ features }) {
   return html`<h2 id="features">Behaviour</h2>
 <p>Scenarios in Gherkin over the public doors of the built package and the shipped service. Damage in them is changed bytes in memory, never an edited report.</p>
+${features.length === 0 ? html`<p><b>No scenario ran.</b></p>` : ""}
 ${features.map(
   ({ backend, features: list }) =>
     html`<h3>Backend ${backend}</h3>${list.map(({ path, name, scenarios }) => {
@@ -129,10 +146,10 @@ function testSection({ tests }) {
   const tiers = [...new Set(tests.files.map(({ tier }) => tier))];
   const rows = tiers.map((tier) => {
     const files = tests.files.filter((file) => file.tier === tier);
-    const all = files.flatMap((file) => file.tests);
-    const count = (status) => number(all.filter((test) => test.status === status).length);
+    const sums = sumsOf(files);
     const took = duration(files.reduce((sum, { ms }) => sum + ms, 0));
-    return [tier, number(files.length), count("passed"), count("failed"), count("skipped"), took];
+    const counts = [files.length, sums.passed, sums.failed, sums.skipped].map(number);
+    return [tier === "run" ? "the run itself" : tier, ...counts, took];
   });
   const ends = ["files", "passed", "failed", "skipped", "time"].map((text) => ({ text, end: true }));
   return html`<h2 id="tests">Tests</h2>
@@ -147,7 +164,7 @@ export function indexPage(data) {
     `Proof bundle ${run.id}`,
     html`<header>
 <h1>Proof bundle ${run.id}</h1>
-<p class="lead">vram-residency ${at.version}, commit <code>${at.commit.slice(0, 12)}</code>, ${run.startedAt}, backend <b>${at.backends.join(", ")}</b>${at.gpus.length > 0 ? `, GPU ${at.gpus.join(", ")}` : ", no GPU"}. Made by <code>npm run proof</code> from what ran.</p>
+<p class="lead">vram-residency ${at.version}, commit <code>${shortCommit(at.commit)}</code>${at.changed.length > 0 ? " and changes" : ""}, ${run.startedAt}, backend <b>${at.backends.join(", ")}</b>${at.gpus.length > 0 ? `, GPU ${at.gpus.join(", ")}` : ", no GPU"}. Made by <code>npm run proof</code> from what ran.</p>
 <nav><a href="#matrix">Requirements</a><a href="#features">Behaviour</a><a href="#tests">Tests</a><a href="#coverage">Coverage</a><a href="#strength">Strength</a><a href="#timings">Timings and seeds</a><a href="#benches">Benches</a><a href="#environment">Environment</a><a href="#check">Check it yourself</a></nav>
 </header>
 ${tiles(data)}
@@ -180,11 +197,10 @@ export function testsPage({ run, tests }) {
     });
     return html`<details${failed > 0 ? html` open` : ""}><summary>${pill(failed > 0 ? "bad" : words === "skipped" ? "gap" : "good", words)} <span class="mono">${path}</span> <span class="soft">${counted(all.length, "test")}, ${duration(ms)}</span></summary>${error === undefined ? "" : html`<pre>${error}</pre>`}<ul>${items}</ul></details>`;
   });
-  const all = tests.files.flatMap((file) => file.tests);
-  const count = (wanted) => number(all.filter(({ status }) => status === wanted).length);
+  const sums = sumsOf(tests.files);
   return documentOf(
     `Tests of ${run.id}`,
     html`<h1>Tests of ${run.id}</h1>
-<p class="lead">${counted(tests.files.length, "file")}: ${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped. <a href="index.html">Back to the bundle</a></p>${files}`,
+<p class="lead">${number(sums.passed)} passed, ${number(sums.failed)} failed, ${number(sums.skipped)} skipped. <a href="index.html">Back to the bundle</a></p>${files}`,
   );
 }

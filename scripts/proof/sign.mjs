@@ -11,15 +11,15 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { signEnvelope } from "../../dist/attest/envelope.js";
 import { createStatementSigner, encodeStatementKey, readStatementKey } from "../../dist/attest/keys.js";
 import { formatSums } from "../../dist/proof/sums.js";
 import {
   encodeTestResult,
-  formatEnvelope,
+  formatSigned,
   PUBLIC_KEY_FILE,
   STATEMENT_FILE,
   SUMS_FILE,
@@ -30,7 +30,11 @@ const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
 /** The key in a file; a fresh one is written there if there is no such file. */
 export function openSigner(path) {
-  if (existsSync(path)) return readStatementKey(readFileSync(path), path);
+  if (existsSync(path)) {
+    // As for every key of ours: what others may read, others may sign with.
+    if ((statSync(path).mode & 0o077) !== 0) throw new Error(`${path}: others may read it; chmod 600 ${path}`);
+    return readStatementKey(readFileSync(path), path);
+  }
   const signer = createStatementSigner();
   mkdirSync(dirname(path), { recursive: true });
   const file = openSync(path, "wx", 0o600);
@@ -59,6 +63,5 @@ export function signBundle(folder, signer, { commit, outcome }) {
   writeFileSync(join(folder, SUMS_FILE), text);
   const configuration = CONFIGURATION.map((name) => ({ name, sha256: sha256(readFileSync(join(ROOT, name))) }));
   const payload = encodeTestResult({ sumsSha256: sha256(text), commit, configuration, outcome });
-  const envelope = signEnvelope(payload, signer.privateKey, signer.keyId);
-  writeFileSync(join(folder, STATEMENT_FILE), formatEnvelope(envelope));
+  writeFileSync(join(folder, STATEMENT_FILE), formatSigned(payload, signer));
 }

@@ -20,6 +20,8 @@ export interface Lists {
   readonly requirements: {
     readonly all: number;
     readonly shownWithoutGpu: number;
+    /** On either. */
+    readonly failed: number;
     readonly shownOnGpu: number;
   };
 }
@@ -59,6 +61,7 @@ export async function readLists(folder: string, sums: Sums): Promise<Lists | str
   const requirements = {
     all: rows.length,
     shownWithoutGpu: rows.filter(({ withoutGpu }) => withoutGpu === "passed").length,
+    failed: rows.filter(({ withoutGpu, onGpu }) => withoutGpu === "failed" || onGpu === "failed").length,
     shownOnGpu: rows.filter(({ onGpu }) => onGpu === "passed").length,
   };
   return { tests, features, requirements };

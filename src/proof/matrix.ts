@@ -17,6 +17,8 @@ export interface Evidence {
   readonly name: string;
   readonly status: "passed" | "failed" | "skipped";
   readonly onGpu: boolean;
+  /** Its file failed around it: a hook behind it, a promise that nobody watched. Then it does not count as shown. */
+  readonly fileFailed?: true;
 }
 
 /** What the matrix adds to a requirement. */
@@ -39,10 +41,11 @@ export interface Matrix<Requirement> {
 type Item = Evidence & { readonly requirements: readonly string[] };
 
 function itemsOf(tests: Tests, features: readonly Features[]): readonly Item[] {
-  const ofTests = tests.files.flatMap(({ path, tier, tests: all }) =>
+  const ofTests = tests.files.flatMap(({ path, tier, error, tests: all }) =>
     all.map(
       ({ title, status }): Item => ({
         ...{ kind: "test", name: `${path} > ${title}`, status, onGpu: tier === "device" },
+        ...(error === undefined ? {} : { fileFailed: true }),
         requirements: [...new Set([...title.matchAll(TAG)].map(([, id = ""]) => id))],
       }),
     ),
@@ -60,7 +63,7 @@ function itemsOf(tests: Tests, features: readonly Features[]): readonly Item[] {
 }
 
 function standingOf(items: readonly Evidence[]): Standing {
-  if (items.some(({ status }) => status === "failed")) return "failed";
+  if (items.some(({ status, fileFailed }) => status === "failed" || fileFailed === true)) return "failed";
   return items.some(({ status }) => status === "passed") ? "passed" : "gap";
 }
 
@@ -74,7 +77,7 @@ function findFor(items: readonly Item[]): Found {
     testsPassed: passed(others, "test"),
     scenariosPassed: passed(others, "scenario"),
     gpuPassed: passed(gpu),
-    evidence: items.map(({ kind, name, status, onGpu }) => ({ kind, name, status, onGpu })),
+    evidence: items.map(({ requirements: _, ...evidence }) => evidence),
   };
 }
 

@@ -29,6 +29,8 @@ export const testsSchema = z.strictObject({
   schema: z.literal("vram-residency/proof-tests/v1"),
   /** What was asked for, if it was not everything. */
   partial: text.optional(),
+  /** GPUs that the GPU suite ran on. Without one nothing in it can have passed. */
+  gpus: z.array(text),
   files: z.array(
     z.strictObject({
       path: text,

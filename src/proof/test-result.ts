@@ -5,8 +5,11 @@
  * through that every other file of the bundle.
  */
 import { z } from "zod";
+import { type OpenedEnvelope, openEnvelope, PAYLOAD_TYPE, signEnvelope } from "../attest/envelope.ts";
+import type { StatementSigner } from "../attest/keys.ts";
 import { STATEMENT_TYPE } from "../attest/statement.ts";
-import { canonicalJson } from "../bytes.ts";
+import { toBase64 } from "../audit/note.ts";
+import { canonicalJson, toHex } from "../bytes.ts";
 import { LIMITS } from "../limits.ts";
 import type { Outcome } from "./results.ts";
 
@@ -84,8 +87,38 @@ export function encodeTestResult({ sumsSha256, commit, configuration, outcome }:
   return Buffer.from(canonicalJson(schema.parse(statement)), "utf8");
 }
 
-/** The text of `statement.dsse.json`. */
-export const formatEnvelope = (envelope: unknown): string => `${JSON.stringify(envelope, null, 2)}\n`;
+/** n/2 of P-256 (SEC 2, 2.4.2). (r, s) and (r, n − s) are as valid; of these two the one with the smaller s is taken. */
+const HALF_ORDER = 0x7fffffff800000007fffffffffffffffde737d56d38bcf4279dce5617e3192a8n;
+
+/** Whether s of a signature in DER (SEQUENCE of two INTEGER, RFC 3279) is the smaller one. */
+function hasSmallS({ signature }: OpenedEnvelope): boolean {
+  const at = 4 + (signature[3] ?? 0);
+  const s = signature.subarray(at + 2, at + 2 + (signature[at + 1] ?? 0));
+  return BigInt(`0x${toHex(s) || "0"}`) <= HALF_ORDER;
+}
+
+const format = (envelope: unknown): string => `${JSON.stringify(envelope, null, 2)}\n`;
+
+/** The text of `statement.dsse.json`: a signed payload in its one form. */
+export function formatSigned(payload: Uint8Array, signer: StatementSigner): string {
+  for (;;) {
+    const text = format(signEnvelope(payload, signer.privateKey, signer.keyId));
+    if (openSigned(Buffer.from(text)) !== undefined) return text;
+  }
+}
+
+/** Reads such a text, undefined unless it is in that form: nobody can change a byte of it who has not the key. */
+export function openSigned(bytes: Uint8Array): OpenedEnvelope | undefined {
+  const opened = openEnvelope(bytes);
+  if (opened === undefined || !hasSmallS(opened)) return undefined;
+  const { payload, keyId: keyid, signature } = opened;
+  const again = {
+    payload: toBase64(payload),
+    payloadType: PAYLOAD_TYPE,
+    signatures: [{ keyid, sig: toBase64(signature) }],
+  };
+  return Buffer.from(bytes).equals(Buffer.from(format(again))) ? opened : undefined;
+}
 
 /** Reads a payload; undefined if it is anything else than what `encodeTestResult` writes. */
 export function decodeTestResult(payload: Uint8Array): TestResult | undefined {

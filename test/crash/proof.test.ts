@@ -77,11 +77,14 @@ describe("[VR-PRF-01] npm run proof", () => {
   it("says what it cannot do before it has run everything", async () => {
     const started = expect.not.stringContaining("RUN") as string;
     const key = join(folder, "no.pem");
-    writeFileSync(key, "no key\n");
+    const open = join(folder, "open.pem");
+    writeFileSync(key, "no key\n", { mode: 0o600 });
+    writeFileSync(open, "no key\n", { mode: 0o644 });
     for (const [args, env, code, words] of [
       [["--help"], {}, 0, "runs everything"],
       [["--al"], {}, 2, "Unknown option"],
       [[], { VRAM_PROOF_RUN_ID: "keyless", VRAM_PROOF_KEY: key }, 1, "not a key for statements"],
+      [[], { VRAM_PROOF_RUN_ID: "keyless", VRAM_PROOF_KEY: open }, 1, "others may read it; chmod 600"],
       [[], { VRAM_PROOF_DIR: key }, 1, "EEXIST"],
       [[], { VRAM_BACKEND: "emulated" }, 2, "unset VRAM_BACKEND"],
     ] as const) {
@@ -90,7 +93,7 @@ describe("[VR-PRF-01] npm run proof", () => {
       expect(ended.out).toEqual(started);
       expect(ended.out).not.toMatch(/^\s+at /m);
     }
-    rmSync(key);
+    for (const path of [key, open]) rmSync(path);
     expect(readdirSync(folder).toSorted()).toEqual(["proof-signing-key.pem", "run"]);
   });
 

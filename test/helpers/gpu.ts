@@ -21,6 +21,7 @@ import type { Entry } from "../../src/journal/entry.ts";
 import { type OpenSystem, openSystem, type TestOptions, type VramOptions } from "../../src/open.ts";
 import { flipShardBit } from "../../src/tamper.ts";
 import { createVram } from "../../src/vram.ts";
+import { reportHardware } from "./counts.ts";
 import { MIB } from "./vram.ts";
 
 export interface TestGpu {
@@ -47,6 +48,8 @@ function find(): TestGpu | undefined {
 }
 
 const found = find();
+// `npm test` hands on which GPU its figures are of; a substituted library is none.
+if (found?.isReal === true) reportHardware(found.name);
 
 /** The GPU; only inside tests of `onGpu`. */
 export const gpu = (): TestGpu => present(found, "a GPU");

@@ -3,14 +3,13 @@ import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { signEnvelope } from "../../src/attest/envelope.ts";
 import { createStatementSigner, type StatementSigner } from "../../src/attest/keys.ts";
 import { matrixOf } from "../../src/proof/matrix.ts";
 import { type Features, outcomeOf, type Tests } from "../../src/proof/results.ts";
 import { formatSums } from "../../src/proof/sums.ts";
 import {
   encodeTestResult,
-  formatEnvelope,
+  formatSigned,
   PUBLIC_KEY_FILE,
   STATEMENT_FILE,
   SUMS_FILE,
@@ -20,6 +19,7 @@ export const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 
 export const TESTS: Tests = {
   schema: "vram-residency/proof-tests/v1",
+  gpus: [],
   files: [
     {
       ...{ path: "test/unit/a.test.ts", tier: "unit", ms: 5 },
@@ -81,7 +81,7 @@ export function makeBundle(knobs: BundleKnobs = {}) {
   const outcome = outcomeOf(tests, [features]);
   const whole = encodeTestResult({ sumsSha256: sha256(sums), commit: COMMIT, configuration, outcome });
   const payload = knobs.payload?.(whole) ?? whole;
-  writeFileSync(join(folder, STATEMENT_FILE), formatEnvelope(signEnvelope(payload, signer.privateKey, signer.keyId)));
+  writeFileSync(join(folder, STATEMENT_FILE), formatSigned(payload, signer));
   return { folder, signer, paths: [...Object.keys(all), SUMS_FILE, STATEMENT_FILE] };
 }
 

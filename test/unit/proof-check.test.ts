@@ -1,5 +1,6 @@
 /** Proof bundles: whatever is changed in one is found, and what is said of a whole one is what was checked. */
 import { spawnSync } from "node:child_process";
+import { verify } from "node:crypto";
 import {
   appendFileSync,
   mkdirSync,
@@ -18,6 +19,7 @@ import { createStatementSigner } from "../../src/attest/keys.ts";
 import { canonicalJson } from "../../src/bytes.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { checkBundle } from "../../src/proof/check.ts";
+import { openSigned } from "../../src/proof/test-result.ts";
 import { type BundleKnobs, COMMIT, FEATURES, makeBundle, sha256, TESTS } from "../helpers/proof.ts";
 
 const made: string[] = [];
@@ -47,7 +49,7 @@ const altered =
 describe("[VR-PRF-01] a proof bundle", () => {
   it("is whole as it was made, and says whose key that shows", async () => {
     const { folder, signer } = bundle();
-    const requirements = { all: 2, shownWithoutGpu: 1, shownOnGpu: 0 };
+    const requirements = { all: 2, shownWithoutGpu: 1, failed: 0, shownOnGpu: 0 };
     const said = { result: "WARNED", commit: COMMIT, partial: undefined, requirements, onHardware: 0 };
     const common = { ok: true, files: 6, keyId: signer.keyId, ...said };
     const counts = { passed: 2, failed: 0, skipped: 1 };
@@ -126,10 +128,30 @@ describe("[VR-PRF-01] a proof bundle", () => {
     const { folder } = bundle();
     const path = join(folder, "statement.dsse.json");
     const text = readFileSync(path, "utf8");
-    for (const other of [`${text}\n`, JSON.stringify(JSON.parse(text)), text.replace("{", "{ ")]) {
+    const { payload, ...rest } = JSON.parse(text) as Record<string, unknown>;
+    const turned = `${JSON.stringify({ ...rest, payload }, null, 2)}\n`;
+    for (const other of [`${text}\n`, JSON.stringify(JSON.parse(text)), text.replace("{", "{ "), turned]) {
       writeFileSync(path, other);
       expect(await faultsOf(folder)).toEqual(["statement statement.dsse.json"]);
     }
+  });
+
+  it("is not whole with the other signature that is as valid", () => {
+    const order = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n;
+    const { folder, signer } = bundle();
+    const text = readFileSync(join(folder, "statement.dsse.json"), "utf8");
+    const envelope = JSON.parse(text) as { payload: string; signatures: [{ sig: string }] };
+    const der = Buffer.from(envelope.signatures[0].sig, "base64");
+    const at = 4 + (der[3] ?? 0) + 2;
+    const other = order - BigInt(`0x${der.subarray(at).toString("hex")}`);
+    // s is below n/2, so n − s has its highest bit set, and a zero before it.
+    const s = Buffer.from(`00${other.toString(16).padStart(64, "0")}`, "hex");
+    const changed = Buffer.concat([der.subarray(0, at - 1), Buffer.of(s.byteLength), s]);
+    changed[1] = changed.byteLength - 2;
+    const pae = preAuthEncoding(Buffer.from(envelope.payload, "base64"));
+    expect(verify("sha256", pae, { key: signer.publicPem, dsaEncoding: "der" }, changed)).toBe(true);
+    const forged = text.replace(envelope.signatures[0].sig, changed.toString("base64"));
+    expect([openSigned(Buffer.from(text))?.keyId, openSigned(Buffer.from(forged))]).toEqual([signer.keyId, undefined]);
   });
 
   it("is not whole with a file that is too large to be one of it, or a list that is a pipe", async () => {

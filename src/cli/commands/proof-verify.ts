@@ -34,9 +34,10 @@ function linesOf(content: BundleContent) {
       shown: false,
       words: commit === undefined ? "it names no commit" : `that this was commit ${commit}, and that it ran`,
     },
+    { shown: true, words: "its matrix is what its lists say" },
     {
-      shown: true,
-      words: `its matrix is what its lists say: ${requirements.all} requirements, ${requirements.shownWithoutGpu} shown without a GPU, ${requirements.shownOnGpu} on one`,
+      shown: false,
+      words: `that these are all requirements: ${requirements.all}, of which ${requirements.shownWithoutGpu} are shown without a GPU, ${requirements.failed} failed, and ${requirements.shownOnGpu} are shown on one`,
     },
     ...(partial === undefined ? [] : [{ shown: false, words: `not the whole suite: ${printable(partial)}` }]),
     { shown: false, words: "that its pages say what its lists say: they were hashed, not read" },
