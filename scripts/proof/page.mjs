@@ -51,9 +51,9 @@ function tiles({ result, tests, features, matrix, coverage: covered }) {
   const lines = covered?.total.lines.pct;
   return html`<div class="tiles">
 ${tile(RESULTS[result][0], result, RESULTS[result][1])}
-${tile(failed > 0 ? "bad" : "good", number(passed), `passed, ${number(failed)} failed: tests`)}
-${tile(skipped > 0 ? "gap" : "good", number(skipped), "skipped: tests")}
-${tile(count(scenarios, "failed") > 0 || scenarios.length === 0 ? "bad" : "good", number(count(scenarios, "passed")), scenarios.length === 0 ? "scenarios: none ran" : `passed, ${number(count(scenarios, "failed"))} failed: scenarios`)}
+${tile(failed > 0 ? "bad" : "good", number(passed), `of the tests passed, ${number(failed)} failed`)}
+${tile(skipped > 0 ? "gap" : "good", number(skipped), "of the tests skipped")}
+${tile(count(scenarios, "failed") > 0 || scenarios.length === 0 ? "bad" : "good", number(count(scenarios, "passed")), scenarios.length === 0 ? "scenarios: none ran" : `of the scenarios passed, ${number(count(scenarios, "failed"))} failed`)}
 ${tile(shown < rows ? "bad" : "good", `${shown} of ${rows}`, "requirements shown without a GPU")}
 ${tile(onGpu < rows ? "gap" : "good", `${onGpu} of ${rows}`, "requirements shown on a GPU")}
 ${lines === undefined ? "" : tile("good", `${lines} %`, "of the lines of src were run by tests")}

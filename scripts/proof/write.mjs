@@ -109,12 +109,13 @@ function linesOf({ matrix, tests, features, failures }) {
   const all = tests.files.flatMap((file) => file.tests);
   const scenarios = features.flatMap((list) => list.features.flatMap((feature) => feature.scenarios));
   const count = (items, status) => items.filter((item) => item.status === status).length;
+  const broken = tests.files.filter(({ error }) => error !== undefined).length;
   const without = (standing) => matrix.rows.filter(({ withoutGpu }) => withoutGpu === standing).map(({ id }) => id);
   const onGpu = matrix.rows.filter((row) => row.onGpu === "passed").length;
   const [failed, gaps] = [without("failed"), without("gap")];
   const list = (ids) => (ids.length === 0 ? "" : `: ${ids.join(" ")}`);
   return [
-    `tests: ${count(all, "passed")} passed, ${count(all, "failed")} failed, ${count(all, "skipped")} skipped`,
+    `tests: ${count(all, "passed")} passed, ${count(all, "failed") + broken} failed, ${count(all, "skipped")} skipped`,
     `scenarios: ${count(scenarios, "passed")} passed, ${scenarios.length - count(scenarios, "passed")} not passed`,
     `requirements: ${matrix.rows.length} in all, ${without("passed").length} shown without a GPU, ${failed.length} failed${list(failed)}, ${gaps.length} gaps${list(gaps)}`,
     `on a GPU: ${onGpu} of ${matrix.rows.length} requirements shown`,
