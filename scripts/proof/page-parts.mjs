@@ -27,7 +27,8 @@ function mutation(found) {
   ];
   return html`<h3>Mutation testing</h3>
 <p>Stryker changed the code in small ways, one at a time; a change is found if a test fails. Run by hand on ${found.at.slice(0, 10)}, commit <code>${shortCommit(found.commit)}</code>; details in <a href="results/mutation.json">results/mutation.json</a>.</p>
-${table(["folder", "found", end("changes"), end("found"), end("not found"), end("not judged")], [...found.folders, found.total].map(row))}`;
+${table(["folder", "found", end("changes"), end("found"), end("not found"), end("not judged")], [...found.folders, found.total].map(row))}
+${found.folders.filter(({ note }) => note !== undefined).map(({ folder, note }) => html`<p class="note"><code>${folder}</code>: ${note}</p>`)}`;
 }
 
 /** The suite on other versions of Node.js, and in this run. */

@@ -41,10 +41,13 @@ export const linesOf = (name: string): string[] =>
 export const sizeOf = (name: string): number => files.get(`audit/${name}`)?.byteLength ?? 0;
 export const all = (): string[] => ["000001", "000002", "000003"].flatMap((number) => linesOf(`${number}.jsonl`));
 export const epochIn = (line = ""): number => Number(/"epoch":(\d+)/.exec(line)?.[1]);
+/** Changes one byte: a letter or digit into a digit, so that hex stays hex and base64 stays base64; another one in a bit. */
 export const change = (path: string, at: number): void => {
   const bytes = readFileSync(path);
   const index = at < 0 ? bytes.byteLength + at : at;
-  bytes.writeUInt8((bytes[index] ?? 0) ^ 1, index);
+  const char = String.fromCharCode(bytes[index] ?? 0);
+  if (/[A-Za-z0-9+/]/.test(char)) bytes.write(char === "0" ? "1" : "0", index, "latin1");
+  else bytes.writeUInt8((bytes[index] ?? 0) ^ 1, index);
   writeFileSync(path, bytes);
 };
 export const remove = (folder: string, pattern: RegExp): void => {

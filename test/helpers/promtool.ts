@@ -18,9 +18,9 @@ export function seriesOf(text: string): Map<string, number> {
   const lines = text.split("\n").filter((line) => line !== "" && !line.startsWith("#"));
   return new Map(
     lines.map((line) => {
-      const [, series, value] = /^([a-z_]+(?:\{(?:[a-z_]+="[^"\\]*",?)+\})?) (-?[0-9.e+-]+)$/.exec(line) ?? [];
+      const [, series, value] = /^([a-z_]+(?:\{(?:[a-z_]+="[^"\\]*",?)+\})?) (-?[0-9.e+-]+|[+-]Inf)$/.exec(line) ?? [];
       if (series === undefined) throw new Error(`not a sample: ${line}`);
-      return [series, Number(value)];
+      return [series, Number(value?.replace("Inf", "Infinity"))];
     }),
   );
 }
