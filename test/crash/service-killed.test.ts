@@ -50,9 +50,8 @@ describe("kill -9 of the service", () => {
     expect(await listed(next)).toEqual(before);
     expect(await roomOf(next)).toEqual(room);
     expect((await next.client.list()).missing).toEqual([]);
-    for (const call of [next.client.lease(leaseId), next.client.renew(leaseId), next.client.release(leaseId)]) {
-      expect((await failureOf(call)).code).toBe("LEASE_NOT_FOUND");
-    }
+    const calls = [next.client.lease(leaseId), next.client.renew(leaseId), next.client.release(leaseId)];
+    for (const { code } of await Promise.all(calls.map(failureOf))) expect(code).toBe("LEASE_NOT_FOUND");
     expect(await next.client.leases()).toEqual([]);
     await verifyAll(next, "a.bin", "b.bin");
     await stop(next);
