@@ -26,7 +26,7 @@ function mutation(found) {
     ...[mutants, killed + timeout, survived + noCoverage, ignored + errors].map(number),
   ];
   return html`<h3>Mutation testing</h3>
-<p>Stryker changed the code in small ways, one at a time; a change is found if a test fails. Run by hand on ${found.at.slice(0, 10)}, commit <code>${shortCommit(found.commit)}</code>; details in <a href="results/mutation.json">results/mutation.json</a>.</p>
+<p>Stryker changed the code in small ways, one at a time; a change is found if a test fails. Run by hand, the newest on ${found.at.slice(0, 10)} at commit <code>${shortCommit(found.commit)}</code>; each folder with its own in <a href="results/mutation.json">results/mutation.json</a>.</p>
 ${table(["folder", "found", end("changes"), end("found"), end("not found"), end("not judged")], [...found.folders, found.total].map(row))}
 ${found.folders.filter(({ note }) => note !== undefined).map(({ folder, note }) => html`<p class="note"><code>${folder}</code>: ${note}</p>`)}`;
 }

@@ -36,7 +36,9 @@ describe("[VR-PRF-01] vram proof verify", () => {
     expect(own.out).toContain("✓ 6 files, each as it was when it was signed");
     expect(own.out).toContain(`· signed by the key that lies in it, ${signer.keyId}: whose that is was not checked`);
     expect(own.out).toContain("✓ its result is what its lists say: WARNED, 2 passed, 0 failed, 1 skipped");
-    expect(own.out).toContain("✓ its matrix is what its lists say\n· that these are all requirements: 2, of which 1 are shown");
+    expect(own.out).toContain(
+      "✓ its matrix is what its lists say\n· that these are all requirements: 2, of which 1 are shown",
+    );
     expect(own.out).toContain("· that its pages say what its lists say");
     expect(own.out).toContain("· nothing in it was shown on a GPU");
     const key = join(folder, "..", `${signer.keyId}.pem`);
