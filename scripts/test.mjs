@@ -48,10 +48,13 @@ async function runVitest(args, requireTools) {
     const report = join(kept, "report.json");
     const counts = join(kept, "counts.txt");
     const outside = join(kept, "outside.json");
+    const hardware = join(kept, "hardware.txt");
+    // A folder that was used before holds what another run showed, and on which GPU.
+    for (const path of [report, outside, hardware]) rmSync(path, { force: true });
     writeFileSync(counts, "");
     process.env.VRAM_TEST_COUNTS = counts;
     process.env.VRAM_TEST_OUTSIDE = outside;
-    process.env.VRAM_TEST_HARDWARE = join(kept, "hardware.txt");
+    process.env.VRAM_TEST_HARDWARE = hardware;
     const reporters = ["default", "json", "./scripts/outside-reporter.mjs"].map((one) => `--reporter=${one}`);
     const reporting = [...reporters, `--outputFile.json=${report}`];
     const { code } = await runProgram(process.execPath, [

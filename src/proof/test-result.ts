@@ -91,7 +91,7 @@ export function encodeTestResult({ sumsSha256, commit, configuration, outcome }:
 const HALF_ORDER = 0x7fffffff800000007fffffffffffffffde737d56d38bcf4279dce5617e3192a8n;
 
 /** Whether s of a signature in DER (SEQUENCE of two INTEGER, RFC 3279) is the smaller one. */
-function hasSmallS({ signature }: OpenedEnvelope): boolean {
+function hasSmallS(signature: Uint8Array): boolean {
   const at = 4 + (signature[3] ?? 0);
   const s = signature.subarray(at + 2, at + 2 + (signature[at + 1] ?? 0));
   return BigInt(`0x${toHex(s) || "0"}`) <= HALF_ORDER;
@@ -101,16 +101,17 @@ const format = (envelope: unknown): string => `${JSON.stringify(envelope, null, 
 
 /** The text of `statement.dsse.json`: a signed payload in its one form. */
 export function formatSigned(payload: Uint8Array, signer: StatementSigner): string {
-  for (;;) {
-    const text = format(signEnvelope(payload, signer.privateKey, signer.keyId));
-    if (openSigned(Buffer.from(text)) !== undefined) return text;
-  }
+  const signed = () => signEnvelope(payload, signer.privateKey, signer.keyId);
+  // Each signature is made with a number of its own, and every second one has the smaller s.
+  let envelope = signed();
+  while (!hasSmallS(Buffer.from(envelope.signatures[0].sig, "base64"))) envelope = signed();
+  return format(envelope);
 }
 
 /** Reads such a text, undefined unless it is in that form: nobody can change a byte of it who has not the key. */
 export function openSigned(bytes: Uint8Array): OpenedEnvelope | undefined {
   const opened = openEnvelope(bytes);
-  if (opened === undefined || !hasSmallS(opened)) return undefined;
+  if (opened === undefined || !hasSmallS(opened.signature)) return undefined;
   const { payload, keyId: keyid, signature } = opened;
   const again = {
     payload: toBase64(payload),

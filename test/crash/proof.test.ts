@@ -1,6 +1,6 @@
 /** `npm run proof`, in parts: what runs is what the bundle says, and what must not be in one is not written. */
 import { execFile } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -24,7 +24,7 @@ interface Ended {
   readonly out: string;
 }
 
-function proof(args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Ended> {
+function run(script: string, args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Ended> {
   const place = { VRAM_PROOF_DIR: folder, VRAM_PROOF_RUN_ID: "run", VRAM_TEST_BUILT: "1" };
   // What this test runs in is not what it asks for.
   const {
@@ -37,11 +37,14 @@ function proof(args: readonly string[], env: Readonly<Record<string, string>> = 
   } = process.env;
   const options = { cwd: ROOT, env: { ...rest, ...place, ...env }, timeout: 240_000 };
   return new Promise((resolve) => {
-    execFile(process.execPath, ["scripts/proof.mjs", ...args], options, (error, out, err) => {
+    execFile(process.execPath, [script, ...args], options, (error, out, err) => {
       resolve({ code: typeof error?.code === "number" ? error.code : error === null ? 0 : 128, out: out + err });
     });
   });
 }
+
+const proof = (args: readonly string[], env?: Readonly<Record<string, string>>): Promise<Ended> =>
+  run("scripts/proof.mjs", args, env);
 
 const read = (path: string): unknown => JSON.parse(readFileSync(join(folder, "run", path), "utf8"));
 
@@ -103,6 +106,16 @@ describe("[VR-PRF-01] npm run proof", () => {
     expect([code, out]).toEqual([1, expect.stringMatching(/tests\.json, line \d+: the value of MY_SECRET/)]);
     expect(out.split("no bundle was written")[1]).not.toContain(secrets.MY_SECRET);
     expect(readdirSync(folder).toSorted()).toEqual(["proof-signing-key.pem", "run"]);
+  });
+
+  it("[VR-PRF-02] a folder for reports that was used before lends no GPU to the next run", async () => {
+    const kept = join(folder, "kept");
+    mkdirSync(kept);
+    writeFileSync(join(kept, "hardware.txt"), "A GPU of another run\n");
+    const { code, out } = await run("scripts/test.mjs", ["test/unit/clock.test.ts"], { VRAM_TEST_REPORT: kept });
+    expect(code, out).toBe(0);
+    expect(readdirSync(kept).toSorted()).toEqual(["counts.txt", "outside.json", "report.json"]);
+    rmSync(kept, { recursive: true });
   });
 
   it("says what failed, in the row, on the page and in the result, which the same key signs", async () => {
